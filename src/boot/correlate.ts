@@ -1,0 +1,27 @@
+// Which boot a request belongs to: its node's open one, a new one, or none.
+import type { BootRequest } from './request.ts';
+import { hasStage, type Boot } from './timeline.ts';
+
+/** `continue` the open boot · `start` a new one · `none`: there is no boot to speak of. */
+export type Correlation = 'continue' | 'start' | 'none';
+
+/** An open boot that has seen no more than DHCP is still the same attempt for this long: firmware asks again and again. */
+export const SAME_ATTEMPT_MS = 60_000;
+
+/**
+ * `openBoot` is the open boot of the node that the request's boot id, MAC or address led to. Only a DISCOVER of a ROM, or of an
+ * iPXE that is the card's own, starts a boot; our initrd stage and running systems never do. `now` in milliseconds since 1970.
+ */
+export function correlate(openBoot: Boot | undefined, request: BootRequest, now: number): Correlation {
+  const starts = request.via === 'dhcp' && request.message === 'discover' && (request.asker === 'rom' || request.asker === 'ipxe');
+  if (!starts) return openBoot ? 'continue' : 'none';
+  if (!openBoot) return 'start';
+  if (request.asker === 'ipxe' && cameFromOurLoader(openBoot)) return 'continue';
+  const onlyDhcp = openBoot.stages.every((stage) => stage.name === 'discover' || stage.name === 'offer' || stage.name === 'lease');
+  return onlyDhcp && now - openBoot.startedAt < SAME_ATTEMPT_MS ? 'continue' : 'start';
+}
+
+/** The loader was fetched and nothing after it: this iPXE is the one we sent, not the card's. */
+function cameFromOurLoader(boot: Boot): boolean {
+  return hasStage(boot, 'loader') && !hasStage(boot, 'kernel') && !hasStage(boot, 'script');
+}

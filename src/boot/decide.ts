@@ -1,0 +1,85 @@
+// The policy: from all that is known of a machine to what it shall do next. Pure, and the only place where this is settled.
+import type { Digest } from '../digest.ts';
+import type { ExitMethod, Node } from './node.ts';
+import type { Generation } from './profile.ts';
+import type { BootRequest } from './request.ts';
+import { hasStage, type Boot } from './timeline.ts';
+
+export type BootDecision =
+  /** No answer: another server may have one. */
+  | { readonly kind: 'silent'; readonly why: string }
+  /** An address, but boot from disk. */
+  | { readonly kind: 'local'; readonly why: string; readonly exit: ExitMethod }
+  /** Fetch this program first. `file` is a name in the loader manifest. */
+  | { readonly kind: 'loader'; readonly file: string; readonly via: 'tftp' }
+  /** This is what you boot. */
+  | { readonly kind: 'boot'; readonly bootSet: Digest }
+  /** Wait and ask again. */
+  | { readonly kind: 'hold'; readonly why: string; readonly retryAfterS: number };
+
+/** All that is known of the machine at that moment. */
+export interface View {
+  readonly node?: Node;
+  /** The boot that this request belongs to. */
+  readonly openBoot?: Boot;
+  /** How many boots of the node ended as failed since the last one that got ready. */
+  readonly failedInRow: number;
+  /** When the last of them ended, in milliseconds since 1970. */
+  readonly lastFailedAt?: number;
+  /** What the node shall boot, runs, and last ran with success. */
+  readonly assigned?: Digest;
+  readonly running?: Digest;
+  readonly lastGood?: Digest;
+}
+
+/** A node that failed this often is slowed down: a boot loop is the third most common complaint of the field. */
+export const FAILURES_BEFORE_HOLD = 5;
+/** How long after a failure such a node waits, in seconds. */
+export const HOLD_S = 60;
+
+/** `now` in milliseconds since 1970. */
+export function decide(view: View, request: BootRequest, generation: Generation, now: number): BootDecision {
+  const { node, openBoot } = view;
+  if (!node) return { kind: 'silent', why: 'no profile names this machine' };
+  const profile = generation.profiles[node.profile];
+  if (!profile) return { kind: 'silent', why: `profile ${node.profile} is not in this generation` };
+
+  // A boot reads one boot set: once fixed it is answered from, whatever generation is current.
+  const bootSet = openBoot?.bootSet ?? profile.bootSet;
+  if (!bootSet) return { kind: 'local', why: `profile ${profile.name} boots from disk`, exit: node.exit };
+  if (request.asker === 'os') return { kind: 'local', why: 'a running system needs an address only', exit: node.exit };
+  if (request.asker === 'initrd') return { kind: 'boot', bootSet };
+
+  const image = generation.bootSets[bootSet]?.image;
+  if (image && request.arch && request.firmware !== 'bios' && request.arch !== image.arch) {
+    return { kind: 'hold', why: `image ${image.name} is for ${image.arch}, this machine is ${request.arch}`, retryAfterS: HOLD_S };
+  }
+  if (request.asker === 'rom') return chooseLoader(request);
+  if (request.asker === 'ipxe' && request.features && !runsScript(request)) {
+    // TRAPS 1.4: it gets a better loader once; if that one can do no more, going on would loop for ever.
+    if (openBoot && hasStage(openBoot, 'loader')) {
+      return { kind: 'hold', why: `this iPXE cannot fetch by HTTP or start a kernel (it lists ${request.features.join(' ') || 'nothing'})`, retryAfterS: HOLD_S };
+    }
+    return chooseLoader(request);
+  }
+  const waitS = holdFor(view, now);
+  if (waitS > 0) return { kind: 'hold', why: `${view.failedInRow} boots failed in a row`, retryAfterS: waitS };
+  return { kind: 'boot', bootSet };
+}
+
+/** TRAPS 1.4: what it can do counts, not whose it is. */
+function runsScript(request: BootRequest): boolean {
+  const can = new Set(request.features);
+  return can.has('http') && (request.firmware === 'bios' || request.firmware === undefined ? can.has('bzimage') : can.has('efi') || can.has('bzimage'));
+}
+
+function chooseLoader(request: BootRequest): BootDecision {
+  if (request.firmware === 'uefi' && request.arch === 'amd64') return { kind: 'loader', file: 'snponly.efi', via: 'tftp' };
+  if (request.firmware === 'bios' || request.firmware === undefined) return { kind: 'loader', file: 'undionly.kpxe', via: 'tftp' };
+  return { kind: 'hold', why: `no loader for ${request.arch ?? 'unknown'} ${request.firmware} yet`, retryAfterS: HOLD_S };
+}
+
+function holdFor(view: View, now: number): number {
+  if (view.failedInRow < FAILURES_BEFORE_HOLD || view.lastFailedAt === undefined) return 0;
+  return Math.max(0, Math.ceil((view.lastFailedAt + HOLD_S * 1000 - now) / 1000));
+}

@@ -1,0 +1,18 @@
+// A node: one machine with a name and MACs, as a generation holds it.
+import type { Ip4, Mac } from '../addr.ts';
+
+/** How a node leaves the loader when it shall boot from its disk; iPXE's `exit` does not fall through on many BIOSes (TRAPS 1.9). */
+export type ExitMethod = 'exit' | 'sanboot';
+
+export interface Node {
+  /** Also its hostname. */
+  readonly name: string;
+  readonly macs: readonly Mac[];
+  readonly ip?: Ip4;
+  readonly labels: Readonly<Record<string, string>>;
+  readonly vars: Readonly<Record<string, string>>;
+  readonly exit: ExitMethod;
+  /** The profile's name, a key of the generation's `profiles`. */
+  readonly profile: string;
+  readonly source: 'yaml' | 'api';
+}

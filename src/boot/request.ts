@@ -1,0 +1,28 @@
+// The question every server asks: one neutral value between the protocols and the policy.
+import type { Ip4, Mac } from '../addr.ts';
+
+/** Debian's names; picks kernel and image. A BIOS machine counts as amd64 until its kernel says otherwise. */
+export type Arch = 'i386' | 'amd64' | 'arm64' | 'armhf' | 'riscv64';
+/** Picks the loader and how it travels. */
+export type Firmware = 'bios' | 'uefi' | 'uefi-http';
+/** The card's PXE · an iPXE, whoever's · our initrd stage · a running system. */
+export type Asker = 'rom' | 'ipxe' | 'initrd' | 'os';
+/** What an iPXE lists in DHCP option 175; only what a decision depends on is kept. */
+export type LoaderFeature = 'http' | 'https' | 'bzimage' | 'efi' | 'pxe' | 'elf' | 'menu';
+
+/** Plain data that survives a structured clone. */
+export interface BootRequest {
+  readonly via: 'dhcp' | 'tftp' | 'http';
+  readonly mac?: Mac;
+  /** The machine's own address, as the packet or the socket shows it. */
+  readonly ip?: Ip4;
+  readonly bootId?: string;
+  readonly uuid?: string;
+  readonly arch?: Arch;
+  readonly firmware?: Firmware;
+  readonly asker?: Asker;
+  /** Set for an iPXE only; empty when it listed none. */
+  readonly features?: readonly LoaderFeature[];
+  /** DHCP only: a DISCOVER may start a boot, nothing else does. */
+  readonly message?: 'discover' | 'request';
+}

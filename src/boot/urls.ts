@@ -1,0 +1,31 @@
+// Every path that rackseed hands to a machine, written once: DHCP, TFTP, scripts and routes all take them from here.
+import { macDashes, type Mac } from '../addr.ts';
+import { hexOf, type Digest } from '../digest.ts';
+
+/** The node's iPXE script. Dashes, because a colon in a path confuses old URI parsers. */
+export function scriptPath(mac: Mac): string {
+  return `/script/${macDashes(mac)}`;
+}
+
+/** A content-addressed file; the boot's id only tells which boot fetched it. */
+export function blobPath(digest: Digest, bootId?: string): string {
+  return `/blobs/sha256/${hexOf(digest)}${bootId ? `?boot=${bootId}` : ''}`;
+}
+
+/** Where the initrd stage gets its session: `POST`, once per boot. */
+export const ENROL_PATH = '/enrol';
+
+/** The session's routes; each needs the token. */
+export function sessionPath(bootId: string, route: 'config' | 'facts' | 'facts.env' | 'report'): string {
+  return `/boots/${bootId}/${route}`;
+}
+
+/** Read-only smart Git, for the stock client. */
+export function gitPath(repo: string): string {
+  return `/git/${repo}.git`;
+}
+
+/** The script over TFTP, for an iPXE that asks for it there; the node is told by its address. */
+export const TFTP_SCRIPT = 'boot.ipxe';
+/** iPXE 2.0 asks for this name by itself (TRAPS 4). */
+export const TFTP_AUTOEXEC = 'autoexec.ipxe';

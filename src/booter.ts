@@ -1,9 +1,19 @@
 // The Booter: looks the machine up, asks decide(), and writes down each stage that was seen. All that the servers know.
-import type { BootDecision } from './boot/decide.ts';
+import { createHash, randomBytes, timingSafeEqual } from 'node:crypto';
+import { monotonicFactory } from 'ulid';
+import type { Ip4, Mac } from './addr.ts';
+import { correlate } from './boot/correlate.ts';
+import { decide, type BootDecision } from './boot/decide.ts';
 import type { Node } from './boot/node.ts';
-import type { BootSet } from './boot/profile.ts';
+import type { BootSet, Generation } from './boot/profile.ts';
 import type { BootRequest } from './boot/request.ts';
+import { endOf, refuseClaim, type Claim, type Report } from './boot/session.ts';
 import type { Boot, StageDetail, StageName } from './boot/timeline.ts';
+import type { Log } from './log.ts';
+import type { BootStore } from './store/boots.ts';
+import type { EventStore } from './store/events.ts';
+import type { LeaseStore } from './store/leases.ts';
+import type { NodeStore } from './store/nodes.ts';
 
 export interface Answer {
   readonly decision: BootDecision;
@@ -14,9 +24,194 @@ export interface Answer {
   readonly bootSet?: BootSet;
 }
 
+/** What came of an enrolment; a refusal is a value with its reason. */
+export type Enrolment =
+  | { readonly kind: 'enrolled'; readonly boot: Boot; readonly token: string }
+  | { readonly kind: 'refused' | 'replayed'; readonly why: string };
+
+/** What a session reads: its boot, the boot set that this boot reads, and the node as the current generation has it. */
+export interface Session {
+  readonly boot: Boot;
+  readonly bootSet: BootSet;
+  readonly node: Node;
+}
+
 export interface Booter {
-  /** Every protocol's one question. A DISCOVER may start a boot; nothing else changes anything. */
+  /** Every protocol's one question. A DISCOVER may start a boot and a script fixes its boot set; nothing else changes anything. */
   ask(request: BootRequest): Promise<Answer>;
   /** A stage was seen just now. Unknown and ended boots are left as they are. Never throws: a boot must not die of its record. */
   seen(bootId: string, stage: StageName, detail?: StageDetail): Promise<void>;
+  /** The boot's machine was given this address: later requests from there belong to this boot. */
+  leased(bootId: string, ip: Ip4): Promise<void>;
+  /** Opens the session of a boot, once. */
+  enrol(claim: Claim): Promise<Enrolment>;
+  /** The session that the token opens; undefined for any wrong, old or missing token. */
+  session(bootId: string, token: string): Promise<Session | undefined>;
+  /** A node's own report on its boot, from within its session. */
+  report(session: Session, report: Report): Promise<void>;
+}
+
+export interface BooterParts {
+  /** The current generation; read at each question, so that a swap takes effect whole. */
+  readonly generation: () => Generation;
+  readonly nodes: NodeStore;
+  readonly leases: LeaseStore;
+  readonly boots: BootStore;
+  readonly events: EventStore;
+  readonly log: Log;
+  /** Milliseconds since 1970. */
+  readonly now: () => number;
+}
+
+export function createBooter(parts: BooterParts): Booter {
+  const { boots, leases, nodes, events, log, now } = parts;
+  const newId = monotonicFactory();
+  /** Boots being started, by node: retransmitted DISCOVERs that arrive together are one attempt. */
+  const starting = new Map<string, Promise<Boot>>();
+
+  /** The boot that the request itself names, if the machine that asks can be that boot's. */
+  async function namedBoot(request: BootRequest): Promise<Boot | undefined> {
+    const boot = request.bootId ? await boots.get(request.bootId) : undefined;
+    const elsewhere = boot?.ip !== undefined && request.ip !== undefined && boot.ip !== request.ip;
+    return elsewhere ? undefined : boot;
+  }
+
+  async function nodeNameOf(request: BootRequest, generation: Generation): Promise<string | undefined> {
+    if (request.mac) return generation.nodeByMac[request.mac];
+    if (!request.ip) return undefined;
+    const lease = await leases.at(request.ip);
+    const mac = lease && lease.expiresAt > now() ? lease.mac : undefined;
+    return (mac && generation.nodeByMac[mac]) ?? generation.nodeByIp[request.ip];
+  }
+
+  async function bootOf(node: Node, request: BootRequest, generation: Generation): Promise<Boot | undefined> {
+    const pending = starting.get(node.name);
+    if (pending) return pending;
+    const open = await boots.open(node.name);
+    const verdict = correlate(open, request, now());
+    if (verdict !== 'start') return verdict === 'continue' ? open : undefined;
+    const racing = starting.get(node.name);
+    if (racing) return racing;
+    const at = now();
+    const mac = request.mac ?? node.macs[0]!;
+    const started = boots.start({ id: newId(at), node: node.name, mac, profile: node.profile, generation: generation.id, startedAt: at });
+    starting.set(node.name, started);
+    try {
+      const boot = await started;
+      log.info({ node: node.name, mac, boot: boot.id, profile: node.profile }, 'boot started');
+      if (open) log.warn({ node: node.name, boot: open.id, last: open.stages.at(-1)?.name }, 'boot ended by a new one');
+      if (request.uuid) await nodes.see(node.name, { uuid: request.uuid, at });
+      return boot;
+    } finally {
+      starting.delete(node.name);
+    }
+  }
+
+  async function contentOf(digest: string, generation: Generation): Promise<BootSet | undefined> {
+    return generation.bootSets[digest] ?? (await boots.bootSet(digest));
+  }
+
+  return {
+    async ask(request) {
+      const generation = parts.generation();
+      const named = await namedBoot(request);
+      const name = named?.node ?? (await nodeNameOf(request, generation));
+      const node = name === undefined ? undefined : generation.nodes[name];
+      if (!node) return { decision: decide({ failedInRow: 0 }, request, generation, now()), ...(named ? { boot: named } : {}) };
+
+      let boot = named ?? (await bootOf(node, request, generation));
+      if (boot?.ip !== undefined && request.wants === 'script' && request.ip !== undefined && request.ip !== boot.ip) {
+        return { decision: { kind: 'silent', why: `the boot of ${node.name} has another address than ${request.ip}` }, node };
+      }
+      const history = await boots.history(node.name);
+      const assigned = generation.profiles[node.profile]?.bootSet;
+      const decision = decide({ node, ...history, ...(boot ? { openBoot: boot } : {}), ...(assigned ? { assigned } : {}) }, request, generation, now());
+      if (decision.kind !== 'boot') return { decision, node, ...(boot ? { boot } : {}) };
+
+      const bootSet = await contentOf(decision.bootSet, generation);
+      if (request.wants === 'script' && boot && !boot.bootSet && bootSet) {
+        boot = await boots.fixBootSet(boot.id, decision.bootSet, bootSet, { profile: node.profile, generation: generation.id });
+        // Two scripts asked at once, a swap between them: the first one fixed it, both are answered from that.
+        const fixed = boot.bootSet ?? decision.bootSet;
+        const content = await contentOf(fixed, generation);
+        return { decision: { kind: 'boot', bootSet: fixed }, node, boot, ...(content ? { bootSet: content } : {}) };
+      }
+      return { decision, node, ...(boot ? { boot } : {}), ...(bootSet ? { bootSet } : {}) };
+    },
+
+    async seen(bootId, stage, detail) {
+      try {
+        const boot = await boots.get(bootId);
+        if (!boot || boot.state !== 'open') return;
+        await boots.see(bootId, { name: stage, state: 'ok', at: now(), ...(detail ? { detail } : {}) });
+        log.info({ node: boot.node, mac: boot.mac, boot: bootId, stage, ...(detail ?? {}) }, 'stage');
+      } catch (error) {
+        log.error({ boot: bootId, stage, err: error }, 'stage not recorded');
+      }
+    },
+
+    async leased(bootId, ip) {
+      try {
+        await boots.setIp(bootId, ip);
+      } catch (error) {
+        log.error({ boot: bootId, ip, err: error }, 'address of boot not recorded');
+      }
+    },
+
+    async enrol(claim) {
+      const generation = parts.generation();
+      const name = await nodeNameOf({ via: 'http', ip: claim.ip }, generation);
+      const boot = name === undefined ? undefined : await boots.open(name);
+      const why = refuseClaim(boot, claim, now());
+      if (!boot || why !== undefined) {
+        log.warn({ ip: claim.ip, mac: claim.mac, boot: claim.bootId, why }, 'enrolment refused');
+        return { kind: 'refused', why: why ?? 'no boot of this machine is open' };
+      }
+      const token = randomBytes(32).toString('hex');
+      if (!(await boots.enrol(boot.id, hashOf(token), now()))) {
+        await events.add({ at: now(), kind: 'enrolment-replayed', node: boot.node, boot: boot.id, detail: { ip: claim.ip } });
+        log.warn({ ip: claim.ip, node: boot.node, boot: boot.id }, 'enrolment replayed');
+        return { kind: 'replayed', why: `boot ${boot.id} has its session already` };
+      }
+      return { kind: 'enrolled', boot, token };
+    },
+
+    async session(bootId, token) {
+      const boot = await boots.get(bootId);
+      if (!boot?.tokenHash || !boot.bootSet || !sameHash(boot.tokenHash, hashOf(token))) return undefined;
+      const generation = parts.generation();
+      const bootSet = await contentOf(boot.bootSet, generation);
+      if (!bootSet) return undefined;
+      const node = generation.nodes[boot.node] ?? bareNode(boot);
+      return { boot, bootSet, node };
+    },
+
+    async report({ boot }, report) {
+      const at = now();
+      await boots.see(boot.id, { name: report.stage, state: report.state, at, detail: report.detail });
+      const { tail: _tail, ...detail } = report.detail;
+      const line = { node: boot.node, mac: boot.mac, boot: boot.id, stage: report.stage, state: report.state, ...detail };
+      if (report.state === 'failed') log.warn(line, 'stage');
+      else log.info(line, 'stage');
+      const end = endOf(report);
+      if (!end || boot.state !== 'open') return;
+      if (end.state === 'failed' && report.stage !== 'failed') await boots.see(boot.id, { name: 'failed', state: 'failed', at, detail: { message: end.why ?? '' } });
+      await boots.end(boot.id, end.state, at, end.why);
+      log.info({ node: boot.node, mac: boot.mac, boot: boot.id, state: end.state, why: end.why, seconds: (at - boot.startedAt) / 1000 }, 'boot ended');
+    },
+  };
+}
+
+/** A node that left the YAML while its machine was booting: that boot goes on with what its own row knows. */
+function bareNode(boot: Boot): Node {
+  const macs: readonly Mac[] = [boot.mac];
+  return { name: boot.node, macs, labels: {}, vars: {}, exit: 'exit', profile: boot.profile, source: 'yaml' };
+}
+
+function hashOf(token: string): string {
+  return createHash('sha256').update(token).digest('hex');
+}
+
+function sameHash(a: string, b: string): boolean {
+  return a.length === b.length && timingSafeEqual(Buffer.from(a), Buffer.from(b));
 }

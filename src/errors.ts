@@ -11,6 +11,7 @@ export const ERRORS = {
   IMAGE_BUILD_FAILED: { exit: EXIT.failed, what: 'an image could not be built' },
   IMAGE_UNKNOWN: { exit: EXIT.noInput, what: 'no such image' },
   ARTIFACT_INVALID: { exit: EXIT.data, what: 'an artifact was refused' },
+  BLOB_UNKNOWN: { exit: EXIT.noInput, what: 'no such blob' },
   ARTIFACT_UNKNOWN: { exit: EXIT.noInput, what: 'no such artifact' },
   NODE_UNKNOWN: { exit: EXIT.noInput, what: 'no such node' },
   BOOT_UNKNOWN: { exit: EXIT.noInput, what: 'no such boot' },

@@ -37,6 +37,9 @@ export const FAILURES_BEFORE_HOLD = 5;
 /** How long after a failure such a node waits, in seconds. */
 export const HOLD_S = 60;
 
+/** How soon a machine asks again whose boot did not start with a DISCOVER that we saw, in seconds. */
+export const NO_BOOT_RETRY_S = 10;
+
 /** `now` in milliseconds since 1970. */
 export function decide(view: View, request: BootRequest, generation: Generation, now: number): BootDecision {
   const { node, openBoot } = view;
@@ -62,6 +65,9 @@ export function decide(view: View, request: BootRequest, generation: Generation,
     }
     return chooseLoader(request);
   }
+  if (request.wants === 'script' && !openBoot) {
+    return { kind: 'hold', why: 'no boot of this machine is open: its DHCP DISCOVER was not seen here', retryAfterS: NO_BOOT_RETRY_S };
+  }
   const waitS = holdFor(view, now);
   if (waitS > 0) return { kind: 'hold', why: `${view.failedInRow} boots failed in a row`, retryAfterS: waitS };
   return { kind: 'boot', bootSet };
@@ -73,7 +79,8 @@ function runsScript(request: BootRequest): boolean {
   return can.has('http') && (request.firmware === 'bios' || request.firmware === undefined ? can.has('bzimage') : can.has('efi') || can.has('bzimage'));
 }
 
-function chooseLoader(request: BootRequest): BootDecision {
+/** The loader for this firmware; the DHCP rendering of a hold asks it too, so that the choice stands in one place. */
+export function chooseLoader(request: BootRequest): BootDecision {
   if (request.firmware === 'uefi' && request.arch === 'amd64') return { kind: 'loader', file: 'snponly.efi', via: 'tftp' };
   if (request.firmware === 'bios' || request.firmware === undefined) return { kind: 'loader', file: 'undionly.kpxe', via: 'tftp' };
   return { kind: 'hold', why: `no loader for ${request.arch ?? 'unknown'} ${request.firmware} yet`, retryAfterS: HOLD_S };

@@ -23,6 +23,8 @@ export interface BootRequest {
   readonly asker?: Asker;
   /** Set for an iPXE only; empty when it listed none. */
   readonly features?: readonly LoaderFeature[];
+  /** The node's script is asked for: its answer fixes the boot set of the boot. */
+  readonly wants?: 'script';
   /** DHCP only: a DISCOVER may start a boot, nothing else does. */
   readonly message?: 'discover' | 'request';
 }

@@ -25,13 +25,13 @@ export interface Namespace {
 
 /**
  * A fresh network namespace with `lo` up and nothing else. An ordinary user gets it inside a user namespace of their own, where
- * they are root. Nothing is left behind even when we are killed: the holder reads our pipe and ends with it.
+ * they are root; namespaces that shall be joined by a cable then share one, so the later ones are made `within` the first. Nothing is left behind even when we are killed: the holder reads our pipe and ends with it.
  */
-export async function createNamespace(): Promise<Namespace> {
+export async function createNamespace(within?: Namespace): Promise<Namespace> {
   const rootless = process.getuid?.() !== 0;
-  const holder = spawn('unshare', [...(rootless ? ['--user', '--map-root-user'] : []), '--net', '--', 'sh', '-c', 'ip link set lo up && echo held && exec cat'], {
-    stdio: ['pipe', 'pipe', 'pipe'],
-  });
+  const make = ['unshare', ...(rootless && !within ? ['--user', '--map-root-user'] : []), '--net', '--', 'sh', '-c', 'ip link set lo up && echo held && exec cat'];
+  const [program, ...args] = within ? within.wrap(make) : make;
+  const holder = spawn(program!, args, { stdio: ['pipe', 'pipe', 'pipe'] });
   let complaint = '';
   holder.stderr.on('data', (chunk: Buffer) => (complaint += chunk.toString()));
   const held = await Promise.race([
@@ -51,6 +51,8 @@ export async function createNamespace(): Promise<Namespace> {
       const child = execFile(file!, args, { timeout: options?.timeoutMs ?? 60_000, maxBuffer: 1 << 26 }, (error, stdout, stderr) => {
         resolve({ code: error ? (typeof error.code === 'number' ? error.code : 255) : 0, stdout, stderr });
       });
+      // A program that ends without reading its input closes the pipe on us; its exit code is the answer, not EPIPE.
+      child.stdin?.on('error', () => {});
       child.stdin?.end(options?.input ?? '');
     });
   return {

@@ -2,7 +2,9 @@
 import type { Ip4, Mac } from '../addr.ts';
 import type { BootSet } from '../boot/profile.ts';
 import type { Boot, Stage, StageDetail, StageName } from '../boot/timeline.ts';
-import type { Digest } from '../digest.ts';
+import { canonicalJson, digestOfValue, type Digest } from '../digest.ts';
+import { AppError } from '../errors.ts';
+import type { Database } from './db.ts';
 
 export interface NewBoot {
   readonly id: string;
@@ -29,25 +31,236 @@ export interface NodeHistory {
 }
 
 export interface BootStore {
-  /** Starts a boot. An open boot of the same node ends as failed in the same transaction, `why` naming the new one. */
+  /**
+   * Starts a boot. An open boot of the same node ends as failed in the same transaction, `why` naming the new one. What the node ran
+   * before runs no more: `running` is empty until a boot gets ready.
+   */
   start(boot: NewBoot): Promise<Boot>;
   get(id: string): Promise<Boot | undefined>;
   /** The one open boot of the node, if any. */
   open(node: string): Promise<Boot | undefined>;
   /** Newest first. */
   list(filter: { readonly node?: string; readonly limit: number }): Promise<readonly Boot[]>;
-  /** Fixes the boot set if none is fixed yet, and keeps its content; answers the boot as it then is. */
-  fixBootSet(id: string, digest: Digest, bootSet: BootSet, generation: Digest): Promise<Boot>;
+  /**
+   * Fixes the boot set of an open boot if none is fixed yet, with the profile and generation that it comes from, and keeps its content;
+   * answers the boot as it then is. BOOT_UNKNOWN when there is none.
+   */
+  fixBootSet(id: string, digest: Digest, bootSet: BootSet, from: { readonly profile: string; readonly generation: Digest }): Promise<Boot>;
   bootSet(digest: Digest): Promise<BootSet | undefined>;
   /** Every boot set that a boot which is open, or a node's running or last good system, still names: its blobs and pins must stay. */
   bootSetsInUse(): Promise<readonly BootSet[]>;
   /** Sets the boot's address; a later one replaces it. */
   setIp(id: string, ip: Ip4): Promise<void>;
-  /** First enrolment wins: false when the boot has a session already. */
+  /** First enrolment wins: false, and nothing changes, when the boot has a session already, has ended or does not exist. */
   enrol(id: string, tokenHash: string, at: number): Promise<boolean>;
-  /** Writes a stage: inserted when new; else count and lastAt move on, and state and detail become the newest. */
+  /**
+   * Writes a stage, also of a boot that has ended: inserted when new; else count and lastAt move on, and state and detail become the
+   * newest. Of a tail the last 64 KiB are kept. BOOT_UNKNOWN when there is no such boot.
+   */
   see(id: string, stage: SeenStage): Promise<void>;
   /** Ends an open boot; a boot that has ended already is left as it is. `ready` sets the node's running and last good boot sets. */
   end(id: string, state: 'ready' | 'failed', at: number, why?: string): Promise<void>;
   history(node: string): Promise<NodeHistory>;
+  /** Forgets each node's boots beyond its newest `keepPerNode`, but never an open one nor the node's last ready one. Answers how many went. */
+  prune(keepPerNode: number): Promise<number>;
+}
+
+interface BootRow {
+  readonly id: string;
+  readonly node: string;
+  readonly mac: Mac;
+  readonly ip: Ip4 | null;
+  readonly state: Boot['state'];
+  readonly why: string | null;
+  readonly started_at: number;
+  readonly ended_at: number | null;
+  readonly profile: string;
+  readonly generation: Digest;
+  readonly boot_set: Digest | null;
+  readonly token_hash: string | null;
+  readonly enrolled_at: number | null;
+}
+
+interface StageRow {
+  readonly name: StageName;
+  readonly state: Stage['state'];
+  readonly first_at: number;
+  readonly last_at: number;
+  readonly count: number;
+  readonly detail: string;
+}
+
+interface SystemRow {
+  readonly running: Digest | null;
+  readonly last_good: Digest | null;
+  readonly failed_in_row: number;
+  readonly last_failed_at: number | null;
+}
+
+export function createBootStore(db: Database): BootStore {
+  const one = db.prepare<[string], BootRow>('SELECT * FROM boots WHERE id = ?');
+  const openOf = db.prepare<[string], BootRow>("SELECT * FROM boots WHERE node = ? AND state = 'open'");
+  const newest = db.prepare<[number], BootRow>('SELECT * FROM boots ORDER BY started_at DESC, id DESC LIMIT ?');
+  const newestOf = db.prepare<[string, number], BootRow>('SELECT * FROM boots WHERE node = ? ORDER BY started_at DESC, id DESC LIMIT ?');
+  const stagesOf = db.prepare<[string], StageRow>('SELECT name, state, first_at, last_at, count, detail FROM stages WHERE boot = ? ORDER BY first_at, rowid');
+  const insert = db.prepare<NewBoot>(
+    "INSERT INTO boots (id, node, mac, state, started_at, profile, generation) VALUES (@id, @node, @mac, 'open', @startedAt, @profile, @generation)",
+  );
+  const close = db.prepare<{ id: string; state: string; at: number; why: string | null }>(
+    "UPDATE boots SET state = @state, ended_at = @at, why = @why WHERE id = @id AND state = 'open'",
+  );
+  const noteRestart = db.prepare<[string]>('INSERT INTO node_systems (node) VALUES (?) ON CONFLICT (node) DO UPDATE SET running = NULL');
+  const noteFailed = db.prepare<[string, number]>(
+    `INSERT INTO node_systems (node, failed_in_row, last_failed_at) VALUES (?, 1, ?)
+     ON CONFLICT (node) DO UPDATE SET failed_in_row = failed_in_row + 1, last_failed_at = excluded.last_failed_at`,
+  );
+  const noteReady = db.prepare<{ node: string; bootSet: Digest | null }>(
+    `INSERT INTO node_systems (node, running, last_good) VALUES (@node, @bootSet, @bootSet)
+     ON CONFLICT (node) DO UPDATE SET running = excluded.running, last_good = COALESCE(excluded.last_good, last_good), failed_in_row = 0, last_failed_at = NULL`,
+  );
+  const putBootSet = db.prepare<[string, string]>('INSERT INTO boot_sets (digest, content) VALUES (?, ?) ON CONFLICT (digest) DO NOTHING');
+  const fix = db.prepare<{ id: string; digest: Digest; profile: string; generation: Digest }>('UPDATE boots SET boot_set = @digest, profile = @profile, generation = @generation WHERE id = @id');
+  const bootSetOf = db.prepare<[string], { content: string }>('SELECT content FROM boot_sets WHERE digest = ?');
+  const inUse = db.prepare<[], { content: string }>(
+    `SELECT content FROM boot_sets WHERE digest IN (
+       SELECT boot_set FROM boots WHERE state = 'open' UNION SELECT running FROM node_systems UNION SELECT last_good FROM node_systems
+     ) ORDER BY digest`,
+  );
+  const address = db.prepare<[string, string]>('UPDATE boots SET ip = ? WHERE id = ?');
+  const enrolOnce = db.prepare<[string, number, string]>(
+    "UPDATE boots SET token_hash = ?, enrolled_at = ? WHERE id = ? AND token_hash IS NULL AND state = 'open'",
+  );
+  const seeStage = db.prepare<{ boot: string; name: string; state: string; at: number; detail: string }>(
+    `INSERT INTO stages (boot, name, state, first_at, last_at, count, detail) VALUES (@boot, @name, @state, @at, @at, 1, @detail)
+     ON CONFLICT (boot, name) DO UPDATE SET state = excluded.state, last_at = MAX(last_at, excluded.last_at), count = count + 1, detail = excluded.detail`,
+  );
+  const systemOf = db.prepare<[string], SystemRow>('SELECT running, last_good, failed_in_row, last_failed_at FROM node_systems WHERE node = ?');
+  const dropOld = db.prepare<[number]>(
+    `DELETE FROM boots WHERE id IN (
+       SELECT id FROM (
+         SELECT id, state,
+           ROW_NUMBER() OVER (PARTITION BY node ORDER BY started_at DESC, id DESC) AS nth,
+           ROW_NUMBER() OVER (PARTITION BY node, state ORDER BY started_at DESC, id DESC) AS nth_of_state
+         FROM boots
+       ) WHERE nth > ? AND state <> 'open' AND NOT (state = 'ready' AND nth_of_state = 1)
+     )`,
+  );
+  const dropUnusedBootSets = db.prepare<[]>(
+    `DELETE FROM boot_sets WHERE digest NOT IN (
+       SELECT boot_set FROM boots WHERE boot_set IS NOT NULL
+       UNION SELECT running FROM node_systems WHERE running IS NOT NULL
+       UNION SELECT last_good FROM node_systems WHERE last_good IS NOT NULL
+     )`,
+  );
+
+  const bootOf = (row: BootRow | undefined): Boot | undefined => row && toBoot(row, stagesOf.all(row.id));
+  const must = (id: string): Boot => {
+    const boot = bootOf(one.get(id));
+    if (!boot) throw unknownBoot(id);
+    return boot;
+  };
+
+  function end(row: BootRow, state: 'ready' | 'failed', at: number, why: string | undefined): void {
+    close.run({ id: row.id, state, at, why: why ?? null });
+    if (state === 'failed') noteFailed.run(row.node, at);
+    else noteReady.run({ node: row.node, bootSet: row.boot_set });
+  }
+
+  return {
+    start: (boot) =>
+      db.write(() => {
+        const before = openOf.get(boot.node);
+        if (before) end(before, 'failed', boot.startedAt, `the machine started over: boot ${boot.id}`);
+        insert.run(boot);
+        noteRestart.run(boot.node);
+        return must(boot.id);
+      }),
+    get: async (id) => db.read(() => bootOf(one.get(id))),
+    open: async (node) => db.read(() => bootOf(openOf.get(node))),
+    list: async ({ node, limit }) => db.read(() => (node === undefined ? newest.all(limit) : newestOf.all(node, limit)).map((row) => bootOf(row)!)),
+    fixBootSet: (id, digest, bootSet, { profile, generation }) =>
+      db.write(() => {
+        const boot = must(id);
+        if (boot.bootSet !== undefined || boot.state !== 'open') return boot;
+        if (digestOfValue(bootSet) !== digest) throw new AppError('BUG', `boot ${id}: boot set ${digest} has the digest ${digestOfValue(bootSet)}`);
+        putBootSet.run(digest, canonicalJson(bootSet));
+        fix.run({ id, digest, profile, generation });
+        return { ...boot, bootSet: digest, profile, generation };
+      }),
+    bootSet: async (digest) => db.read(() => parseBootSet(bootSetOf.get(digest))),
+    bootSetsInUse: async () => db.read(() => inUse.all().map((row) => parseBootSet(row)!)),
+    setIp: (id, ip) => db.write(() => void address.run(ip, id)),
+    enrol: (id, tokenHash, at) => db.write(() => enrolOnce.run(tokenHash, at, id).changes === 1),
+    see: (id, { name, state, at, detail }) =>
+      db.write(() => {
+        if (!one.get(id)) throw unknownBoot(id);
+        seeStage.run({ boot: id, name, state, at, detail: JSON.stringify(boundTail(detail ?? {})) });
+      }),
+    end: (id, state, at, why) =>
+      db.write(() => {
+        const row = one.get(id);
+        if (row?.state === 'open') end(row, state, at, why);
+      }),
+    history: async (node) => {
+      const row = db.read(() => systemOf.get(node));
+      return {
+        failedInRow: row?.failed_in_row ?? 0,
+        ...(row?.last_failed_at != null ? { lastFailedAt: row.last_failed_at } : {}),
+        ...(row?.running != null ? { running: row.running } : {}),
+        ...(row?.last_good != null ? { lastGood: row.last_good } : {}),
+      };
+    },
+    prune: (keepPerNode) =>
+      db.write(() => {
+        const dropped = dropOld.run(keepPerNode).changes;
+        dropUnusedBootSets.run();
+        return dropped;
+      }),
+  };
+}
+
+function unknownBoot(id: string): AppError {
+  return new AppError('BOOT_UNKNOWN', `no boot ${id}`, 'rackseed node show NODE lists the boots that are still kept');
+}
+
+/** Bytes of a stage's output that are kept: the newest. */
+export const TAIL_KEPT = 64 * 1024;
+
+function boundTail(detail: StageDetail): StageDetail {
+  if (detail.tail === undefined || Buffer.byteLength(detail.tail) <= TAIL_KEPT) return detail;
+  const bytes = Buffer.from(detail.tail).subarray(-TAIL_KEPT);
+  // Not from the middle of a character: skip UTF-8 continuation bytes.
+  let from = 0;
+  while (from < 4 && (bytes[from]! & 0xc0) === 0x80) from++;
+  return { ...detail, tail: bytes.subarray(from).toString('utf8') };
+}
+
+function parseBootSet(row: { readonly content: string } | undefined): BootSet | undefined {
+  return row && (JSON.parse(row.content) as BootSet);
+}
+
+function toBoot(row: BootRow, stages: readonly StageRow[]): Boot {
+  return {
+    id: row.id,
+    node: row.node,
+    mac: row.mac,
+    state: row.state,
+    startedAt: row.started_at,
+    profile: row.profile,
+    generation: row.generation,
+    ...(row.ip === null ? {} : { ip: row.ip }),
+    ...(row.why === null ? {} : { why: row.why }),
+    ...(row.ended_at === null ? {} : { endedAt: row.ended_at }),
+    ...(row.boot_set === null ? {} : { bootSet: row.boot_set }),
+    ...(row.token_hash === null ? {} : { tokenHash: row.token_hash }),
+    ...(row.enrolled_at === null ? {} : { enrolledAt: row.enrolled_at }),
+    stages: stages.map((stage) => ({
+      name: stage.name,
+      state: stage.state,
+      firstAt: stage.first_at,
+      lastAt: stage.last_at,
+      count: stage.count,
+      detail: JSON.parse(stage.detail) as StageDetail,
+    })),
+  };
 }

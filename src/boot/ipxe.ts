@@ -1,0 +1,82 @@
+// The iPXE script of a node: what a decision looks like to an iPXE, refusals included.
+import type { BootDecision } from './decide.ts';
+import type { BootSet } from './profile.ts';
+import { blobPath, scriptPath } from './urls.ts';
+import type { Mac } from '../addr.ts';
+
+export interface ScriptFor {
+  readonly mac: Mac;
+  /** `http://10.77.0.1:8080`: as the machine itself reached us. */
+  readonly baseUrl: string;
+  readonly node?: string;
+  readonly profile?: string;
+  readonly bootId?: string;
+}
+
+/** How long a script waits before it tries again after its own fetch failed, in seconds. */
+const FETCH_RETRY_S = 5;
+
+/**
+ * Never anything but a script: an iPXE shows neither JSON nor an HTTP status to the person in front of the machine.
+ * `bootSet` belongs to a `boot` decision.
+ */
+export function renderScript(decision: BootDecision, bootSet: BootSet | undefined, to: ScriptFor): string {
+  switch (decision.kind) {
+    case 'boot':
+      return bootSet && to.bootId ? bootScript(bootSet, to, to.bootId) : holdScript('RS-HOLD', 'the boot set is gone', FETCH_RETRY_S, to);
+    case 'local':
+      return lines(`echo rackseed: RS-LOCAL: ${printable(decision.why)}`, decision.exit === 'sanboot' ? 'sanboot --no-describe --drive 0x80' : 'exit 0');
+    case 'hold':
+      return holdScript('RS-HOLD', decision.why, decision.retryAfterS, to);
+    case 'loader':
+      // It runs a script already, so a loader is no news to it; the DHCP side is what hands loaders out.
+      return holdScript('RS-LOADER', `this iPXE shall load ${decision.file} first`, FETCH_RETRY_S, to);
+    case 'silent':
+      return lines(`echo rackseed: RS-SILENT: ${printable(decision.why)} (${to.mac})`, 'sleep 10', 'exit 1');
+  }
+}
+
+function bootScript(bootSet: BootSet, to: ScriptFor, bootId: string): string {
+  const { baseUrl } = to;
+  const { image } = bootSet;
+  const initrds = image.initrds.map((initrd, index) => ({ name: `initrd${index}`, url: baseUrl + blobPath(initrd.digest, bootId) }));
+  // netX is the card that iPXE opened last, the booting one; net0 can be another (TRAPS 1.9).
+  const cmdline = [
+    // UEFI kernels find their initrds by name only.
+    ...initrds.map((initrd) => `initrd=${initrd.name}`),
+    `rackseed=${baseUrl}`,
+    `rackseed.boot=${bootId}`,
+    `ip=\${netX/ip}::\${netX/gateway}:\${netX/netmask}:${to.node ?? ''}::off:\${netX/dns}`,
+    'BOOTIF=01-${netX/mac:hexhyp}',
+    ...bootSet.cmdline,
+  ];
+  return lines(
+    `echo rackseed: node ${to.node ?? '?'}, profile ${to.profile ?? '?'}, image ${image.name}, boot ${bootId}`,
+    `kernel --name kernel ${baseUrl}${blobPath(image.kernel.digest, bootId)} ${cmdline.join(' ')} || goto retry`,
+    ...initrds.map((initrd) => `initrd --name ${initrd.name} ${initrd.url} || goto retry`),
+    'boot || goto retry',
+    ':retry',
+    `echo rackseed: RS-FETCH: kernel or initrd did not start, asking again in ${FETCH_RETRY_S} s`,
+    'imgfree',
+    `sleep ${FETCH_RETRY_S}`,
+    `chain --replace ${baseUrl}${scriptPath(to.mac)} || goto retry`,
+  );
+}
+
+function holdScript(code: string, why: string, retryAfterS: number, to: ScriptFor): string {
+  return lines(
+    ':again',
+    `echo rackseed: ${code}: ${printable(why)}; asking again in ${retryAfterS} s`,
+    `sleep ${retryAfterS}`,
+    `chain --replace ${to.baseUrl}${scriptPath(to.mac)} || goto again`,
+  );
+}
+
+/** A reason as an echo may carry it: iPXE expands `${...}`, chains commands with `||`, `&&` and `;`, and a newline ends one. */
+function printable(text: string): string {
+  return text.replace(/[^\x20-\x7e]|[$|&;#]/g, '?');
+}
+
+function lines(...commands: string[]): string {
+  return ['#!ipxe', ...commands, ''].join('\n');
+}

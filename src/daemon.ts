@@ -1,0 +1,149 @@
+// The composition root: builds every part once, starts them, stops them in reverse.
+import { mkdirSync } from 'node:fs';
+import { basename, join } from 'node:path';
+import { apiRoutes, type Reason } from './http/api.ts';
+import { blobRoutes } from './http/blobs.ts';
+import { gitRoutes } from './http/git.ts';
+import { machineRoutes } from './http/machines.ts';
+import { createHttp, listenOn, listenOnSocket } from './http/server.ts';
+import type { Generation } from './boot/profile.ts';
+import { createBooter } from './booter.ts';
+import { createGenerations } from './config/generations.ts';
+import { compile, readProfiles } from './config/profiles.ts';
+import { createResolver } from './config/resolver.ts';
+import type { Settings } from './config/settings.ts';
+import { watchProfiles } from './config/watch.ts';
+import { createDhcpServer } from './dhcp/server.ts';
+import { digestOfValue } from './digest.ts';
+import { AppError, formatFault } from './errors.ts';
+import { createImageStore } from './images/manifest.ts';
+import type { Log } from './log.ts';
+import { SHIPPED } from './shipped.ts';
+import { createRepos } from './postboot/repos.ts';
+import { createArtifactStore } from './store/artifacts.ts';
+import { createBlobStore } from './store/blobs.ts';
+import { createBootStore } from './store/boots.ts';
+import { openDatabase } from './store/db.ts';
+import { createEventStore } from './store/events.ts';
+import { createLeaseStore } from './store/leases.ts';
+import { createNodeStore } from './store/nodes.ts';
+import { bootFiles } from './tftp/files.ts';
+import { loadLoaders } from './tftp/loaders.ts';
+import { createTftpServer } from './tftp/server.ts';
+
+/** Boots of each node that are kept, with their stages and tails of output. */
+const BOOTS_KEPT = 50;
+const PRUNE_MS = 3600_000;
+
+export interface Daemon {
+  reload(who: string): Promise<void>;
+  stop(): Promise<void>;
+}
+
+/** Starts everything that the settings name; an AppError when a part cannot start, and then nothing is left running. */
+export async function startDaemon(settings: Settings, log: Log): Promise<Daemon> {
+  const now = Date.now;
+  const stops: (() => unknown)[] = [];
+  const stop = async (): Promise<void> => {
+    for (const end of stops.reverse().splice(0)) await end();
+  };
+  try {
+    const parts = await assemble(settings, log, now, stops);
+    return { reload: async (who) => void (await parts.generations.reload(who)), stop };
+  } catch (error) {
+    await stop();
+    throw error;
+  }
+}
+
+async function assemble(settings: Settings, log: Log, now: () => number, stops: (() => unknown)[]) {
+  const { stateDir, dhcp } = settings;
+  makeStateDir(stateDir);
+  const database = openDatabase(join(stateDir, 'rackseed.db'));
+  stops.push(() => database.close());
+  const nodes = createNodeStore(database);
+  const leases = createLeaseStore(database);
+  const boots = createBootStore(database);
+  const events = createEventStore(database);
+  const artifacts = createArtifactStore(database);
+  const prune = (): void => void boots.prune(BOOTS_KEPT).catch((error: unknown) => log.error({ err: error }, 'old boots not removed'));
+  const pruning = setInterval(prune, PRUNE_MS).unref();
+  stops.push(() => clearInterval(pruning));
+  prune();
+  const blobs = createBlobStore(stateDir);
+  const images = createImageStore(stateDir);
+
+  const repos = createRepos({ stateDir, shippedDir: SHIPPED.postBoot, repos: settings.repos, log, now });
+  await repos.start();
+  stops.push(() => repos.stop());
+
+  const resolver = createResolver({ images, artifacts, repos });
+  const generations = createGenerations({
+    last: await nodes.lastGeneration(),
+    read: () => readProfiles(settings.profilesDir),
+    digest: (files) => digestOfValue([dhcp.subnets, files.map(({ file, text }) => [basename(file), text])]),
+    compile: (files) => compile(files, resolver, dhcp.subnets),
+    prepare: async (next, who, source) => {
+      for (const { postBoot } of Object.values(next.bootSets)) if (postBoot) await repos.pin(postBoot.repo, postBoot.commit);
+      await nodes.assign(next, who, now(), source);
+      await dropUnusedPins(next);
+    },
+    log,
+  });
+  /** A pin stays while the next generation, the current one or a boot set in use needs its commit. */
+  const dropUnusedPins = async (next: Generation): Promise<void> => {
+    const needed = [...Object.values(next.bootSets), ...Object.values(generations.current().bootSets), ...(await boots.bootSetsInUse())].flatMap(({ postBoot }) => postBoot ?? []);
+    for (const { name } of repos.status()) await repos.unpinExcept(name, new Set(needed.filter((ref) => ref.repo === name).map((ref) => ref.commit)));
+  };
+  await generations.start();
+  const watcher = watchProfiles(settings.profilesDir, () => void generations.reload('edit').catch(() => undefined));
+  stops.push(() => watcher.close());
+
+  const booter = createBooter({ generation: generations.current, nodes, leases, boots, events, log, now });
+  const machines = async () =>
+    createHttp('machines', log, async (app) => {
+      await app.register(machineRoutes, { booter });
+      await app.register(blobRoutes, { blobs, booter, log });
+      await app.register(gitRoutes, { repos, booter, log });
+    });
+  const forMachines = await Promise.all(settings.http.listen.map(async (host) => ({ app: await machines(), host, port: settings.http.port })));
+  stops.push(() => Promise.all(forMachines.map(({ app }) => app.close())));
+  await listenOn(forMachines);
+
+  const reasons = (): Reason[] => [
+    ...generations.faults().map((fault) => ({ what: formatFault(fault), fatal: Object.keys(generations.current().nodes).length === 0 })),
+    ...repos.status().filter((repo) => repo.stale).map((repo) => ({ what: `repository ${repo.name} is stale: ${repo.error ?? 'its upstream does not answer'}`, fatal: false })),
+  ];
+  const people = () => createHttp('people', log, (app) => apiRoutes(app, { generation: generations.current, reload: (who) => generations.reload(who), reasons, nodes, boots, artifacts }));
+  const onSocket = await people();
+  stops.push(() => onSocket.close());
+  await listenOnSocket(onSocket, settings.api.socket);
+  if (settings.api.port > 0) {
+    const onLoopback = await people();
+    stops.push(() => onLoopback.close());
+    await listenOn([{ app: onLoopback, host: '127.0.0.1', port: settings.api.port }]);
+  }
+
+  if (dhcp.mode === 'full') {
+    const loaders = await loadLoaders(settings.loadersDir);
+    const listen = dhcp.subnets.map((subnet) => subnet.serverIp);
+    if (settings.tftp.enabled) {
+      const tftp = createTftpServer({ listen, files: bootFiles({ loaders, booter, httpPort: settings.http.port }), booter, log, now });
+      await tftp.start();
+      stops.push(() => tftp.stop());
+    }
+    const server = createDhcpServer({ subnets: dhcp.subnets, httpPort: settings.http.port, booter, leases, reserved: (ip) => generations.current().nodeByIp[ip], log, now });
+    await server.start();
+    stops.push(() => server.stop());
+  }
+  log.info({ stateDir, generation: generations.current().id, dhcp: dhcp.mode, http: settings.http.listen, api: settings.api.socket }, 'rackseed is up');
+  return { generations };
+}
+
+function makeStateDir(stateDir: string): void {
+  try {
+    mkdirSync(stateDir, { recursive: true, mode: 0o750 });
+  } catch (error) {
+    throw new AppError('STORE_UNUSABLE', `${stateDir}: ${(error as NodeJS.ErrnoException).code ?? 'cannot be made'}`, 'set stateDir in rackseed.yaml to a directory that this user may write', error);
+  }
+}

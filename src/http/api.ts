@@ -1,0 +1,118 @@
+// The REST API for people and their tools: JSON, on its own listener, never on the boot LAN.
+import type { FastifyInstance } from 'fastify';
+import { parseMac } from '../addr.ts';
+import type { Node } from '../boot/node.ts';
+import type { Generation } from '../boot/profile.ts';
+import type { Boot } from '../boot/timeline.ts';
+import { AppError, type Fault } from '../errors.ts';
+import { nearest } from '../config/faults.ts';
+import type { ArtifactStore } from '../store/artifacts.ts';
+import type { BootStore } from '../store/boots.ts';
+import type { NodeStore } from '../store/nodes.ts';
+
+/** One thing that keeps the daemon from being as good as it should be. */
+export interface Reason {
+  readonly what: string;
+  /** `true`: the daemon cannot do its job; otherwise it goes on with what it has. */
+  readonly fatal: boolean;
+}
+
+export interface ReloadOutcome {
+  readonly generation: string;
+  readonly changed: boolean;
+  readonly faults: readonly Fault[];
+}
+
+export interface ApiParts {
+  readonly generation: () => Generation;
+  /** Reads all profiles again; faults keep the old generation. */
+  readonly reload: (who: string) => Promise<ReloadOutcome>;
+  readonly reasons: () => readonly Reason[];
+  readonly nodes: NodeStore;
+  readonly boots: BootStore;
+  readonly artifacts: ArtifactStore;
+}
+
+export async function apiRoutes(app: FastifyInstance, parts: ApiParts): Promise<void> {
+  const { nodes, boots, artifacts } = parts;
+
+  const nodeView = async (node: Node) => {
+    const generation = parts.generation();
+    const [latest] = await boots.list({ node: node.name, limit: 1 });
+    const { running, lastGood, failedInRow } = await boots.history(node.name);
+    const assigned = generation.profiles[node.profile]?.bootSet;
+    return {
+      name: node.name,
+      profile: node.profile,
+      macs: node.macs,
+      ip: node.ip,
+      labels: node.labels,
+      source: node.source,
+      assigned,
+      running,
+      lastGood,
+      updatePending: running !== undefined && assigned !== running,
+      failedInRow,
+      boot: latest && summary(latest),
+    };
+  };
+
+  app.get('/livez', async () => ({ live: true }));
+  app.get('/readyz', async (_request, reply) => {
+    const reasons = parts.reasons();
+    const ready = !reasons.some((reason) => reason.fatal);
+    return reply.code(ready ? 200 : 503).send({ ready, reasons });
+  });
+
+  app.get('/api/nodes', async () => ({ nodes: await Promise.all(Object.values(parts.generation().nodes).map(nodeView)) }));
+
+  app.get<{ Params: { node: string } }>('/api/nodes/:node', async (request) => {
+    const node = findNode(parts.generation(), request.params.node);
+    return { ...(await nodeView(node)), seen: await nodes.seen(node.name), history: await nodes.history(node.name) };
+  });
+
+  app.put<{ Params: { node: string } }>('/api/nodes/:node/profile', async (request) => {
+    const node = findNode(parts.generation(), request.params.node);
+    throw new AppError('NODE_IN_YAML', `${node.name} stands in YAML (profile ${node.profile}), which is its source`, `move its lines to boot-profiles/<profile>.yaml; the daemon reads the change by itself`);
+  });
+
+  app.get<{ Querystring: { node?: string; limit?: string } }>('/api/boots', async (request) => {
+    const { node, limit } = request.query;
+    const most = Math.min(Math.max(Number(limit ?? 20) || 20, 1), 200);
+    const name = node === undefined ? undefined : findNode(parts.generation(), node).name;
+    const found = await boots.list({ ...(name ? { node: name } : {}), limit: most });
+    return { boots: found.map(shown) };
+  });
+
+  app.get<{ Params: { id: string } }>('/api/boots/:id', async (request) => {
+    const boot = await boots.get(request.params.id);
+    if (!boot) throw new AppError('BOOT_UNKNOWN', `no boot ${request.params.id.slice(0, 40)}`, 'list them: GET /api/boots?node=<name>');
+    return { ...shown(boot), bootSetContent: boot.bootSet ? await boots.bootSet(boot.bootSet) : undefined };
+  });
+
+  app.get('/api/artifacts', async () => ({ artifacts: await artifacts.list() }));
+  app.get('/api/generation', async () => {
+    const generation = parts.generation();
+    return { id: generation.id, profiles: Object.keys(generation.profiles).length, nodes: Object.keys(generation.nodes).length };
+  });
+  app.post('/api/reload', async () => parts.reload('api'));
+}
+
+/** By name or by any of its MACs. NODE_UNKNOWN with the nearest name. */
+function findNode(generation: Generation, text: string): Node {
+  const mac = parseMac(text);
+  const name = Object.hasOwn(generation.nodes, text) ? text : mac && generation.nodeByMac[mac];
+  const node = name === undefined ? undefined : generation.nodes[name];
+  if (node) return node;
+  const near = nearest(text, Object.keys(generation.nodes));
+  throw new AppError('NODE_UNKNOWN', `no node ${text.slice(0, 80)}`, near ? `did you mean ${near}?` : 'nodes are listed in the profiles of boot-profiles/');
+}
+
+/** A boot as people see it: everything but what opens its session. */
+function shown({ tokenHash: _secret, ...boot }: Boot) {
+  return boot;
+}
+
+function summary({ id, state, why, startedAt, endedAt, stages }: Boot) {
+  return { id, state, why, startedAt, endedAt, stage: stages.at(-1)?.name };
+}

@@ -1,0 +1,133 @@
+// The routes that machines call on their way up: script, enrolment, config, facts, reports. Text only, never JSON errors, never a stack.
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
+import { parseIp4, parseMac, type Ip4 } from '../addr.ts';
+import { renderScript } from '../boot/ipxe.ts';
+import { isReportable, renderConfig, type Report } from '../boot/session.ts';
+import type { Stage, StageDetail } from '../boot/timeline.ts';
+import { ENROL_PATH } from '../boot/urls.ts';
+import type { Booter, Session } from '../booter.ts';
+import { factsAsEnvironment, factsOf } from '../postboot/facts.ts';
+
+/** What a step's output may bring; more is cut at its start, since the end tells why. */
+const TAIL_BYTES = 64 * 1024;
+const REPORT_BODY_LIMIT = TAIL_BYTES + 1024;
+
+export async function machineRoutes(app: FastifyInstance, { booter }: { readonly booter: Booter }): Promise<void> {
+  // Bodies are plain text whatever a busybox wget calls them.
+  app.removeAllContentTypeParsers();
+  app.addContentTypeParser('*', { parseAs: 'buffer', bodyLimit: REPORT_BODY_LIMIT }, (_request, body, done) => done(null, body));
+
+  app.get<{ Params: { mac: string } }>('/script/:mac', async (request, reply) => {
+    const mac = parseMac(request.params.mac);
+    if (!mac) return refuse(reply, 404, 'NODE_UNKNOWN', 'this is not a MAC address');
+    const ip = addressOf(request);
+    const answer = await booter.ask({ via: 'http', mac, ...(ip ? { ip } : {}), asker: 'ipxe', wants: 'script' });
+    const { boot, node } = answer;
+    if (boot && answer.decision.kind === 'boot' && request.method === 'GET') {
+      reply.raw.once('finish', () => void booter.seen(boot.id, 'script'));
+    }
+    const script = renderScript(answer.decision, answer.bootSet, {
+      mac,
+      baseUrl: baseUrlOf(request),
+      ...(node ? { node: node.name } : {}),
+      ...(boot ? { bootId: boot.id, profile: boot.profile } : {}),
+    });
+    return text(reply, 200, script);
+  });
+
+  app.post(ENROL_PATH, async (request, reply) => {
+    const ip = addressOf(request);
+    if (!ip) return refuse(reply, 403, 'ENROL_REFUSED', 'only IPv4 machines enrol');
+    const said = pairsOf(request.body);
+    const mac = parseMac(said.get('mac') ?? '');
+    const bootId = said.get('boot');
+    const enrolment = await booter.enrol({ ip, ...(mac ? { mac } : {}), ...(bootId ? { bootId } : {}) });
+    if (enrolment.kind === 'enrolled') return text(reply, 201, `boot ${enrolment.boot.id}\ntoken ${enrolment.token}\n`);
+    return enrolment.kind === 'replayed' ? refuse(reply, 409, 'ENROLLED_ALREADY', enrolment.why) : refuse(reply, 403, 'ENROL_REFUSED', enrolment.why);
+  });
+
+  const inSession = async (request: FastifyRequest, reply: FastifyReply): Promise<Session | undefined> => {
+    const { id } = request.params as { id: string };
+    const token = /^Bearer ([0-9a-f]{64})$/.exec(request.headers.authorization ?? '')?.[1];
+    const session = token ? await booter.session(id, token) : undefined;
+    if (!session) refuse(reply, 401, 'SESSION_REFUSED', 'this token does not open a session of this boot');
+    return session;
+  };
+
+  app.get('/boots/:id/config', async (request, reply) => {
+    const session = await inSession(request, reply);
+    if (!session) return reply;
+    if (request.method === 'GET') reply.raw.once('finish', () => void booter.seen(session.boot.id, 'config'));
+    return text(reply, 200, renderConfig(session.boot, session.bootSet, session.node));
+  });
+
+  app.get('/boots/:id/facts', async (request, reply) => {
+    const session = await inSession(request, reply);
+    if (!session) return reply;
+    return reply.type('application/json').send(`${JSON.stringify(factsOf(session.boot, session.bootSet, session.node, baseUrlOf(request)), null, 2)}\n`);
+  });
+
+  app.get('/boots/:id/facts.env', async (request, reply) => {
+    const session = await inSession(request, reply);
+    if (!session) return reply;
+    return text(reply, 200, factsAsEnvironment(factsOf(session.boot, session.bootSet, session.node, baseUrlOf(request))));
+  });
+
+  app.post('/boots/:id/report', async (request, reply) => {
+    const session = await inSession(request, reply);
+    if (!session) return reply;
+    const report = readReport(request.query as Record<string, unknown>, request.body);
+    if (!report) return refuse(reply, 400, 'REPORT_INVALID', 'stage and state of a report must be ones that a node may report');
+    await booter.report(session, report);
+    return reply.code(204).send();
+  });
+}
+
+function readReport(query: Record<string, unknown>, body: unknown): Report | undefined {
+  const one = (name: string): string | undefined => (typeof query[name] === 'string' ? query[name] : undefined);
+  const stage = one('stage');
+  const state = one('state');
+  if (!stage || !isReportable(stage) || !isState(state)) return undefined;
+  const count = (name: string): number | undefined => (/^\d{1,10}$/.test(one(name) ?? '') ? Number(one(name)) : undefined);
+  const [exitCode, durationMs, result] = [count('exit'), count('ms'), one('result')];
+  const message = one('message')?.replace(/[\x00-\x1f\x7f]+/g, ' ').trim().slice(0, 500);
+  const tail = Buffer.isBuffer(body) && body.length > 0 ? body.subarray(-TAIL_BYTES).toString('utf8') : undefined;
+  const detail: StageDetail = {
+    ...(message ? { message } : {}),
+    ...(exitCode !== undefined ? { exitCode } : {}),
+    ...(durationMs !== undefined ? { durationMs } : {}),
+    ...(result === 'changed' || result === 'unchanged' ? { result } : {}),
+    ...(tail !== undefined ? { tail } : {}),
+  };
+  return { stage, state, detail };
+}
+
+function isState(state: string | undefined): state is Stage['state'] {
+  return state === 'ok' || state === 'running' || state === 'failed';
+}
+
+/** `key value` lines; the value is the rest of the line. */
+function pairsOf(body: unknown): Map<string, string> {
+  const lines = Buffer.isBuffer(body) ? body.toString('utf8').split('\n') : [];
+  return new Map(lines.flatMap((line) => (line.includes(' ') ? [[line.slice(0, line.indexOf(' ')), line.slice(line.indexOf(' ') + 1).trim()] as const] : [])));
+}
+
+/** The machine's IPv4 address, also behind a socket that listens on both families. */
+export function addressOf(request: FastifyRequest): Ip4 | undefined {
+  return parseIp4((request.socket.remoteAddress ?? '').replace(/^::ffff:/, ''));
+}
+
+/** How this machine reached us: right on a daemon with several cards, where no one setting could be. */
+function baseUrlOf(request: FastifyRequest): string {
+  const { localAddress = '127.0.0.1', localPort } = request.socket;
+  return `http://${localAddress.replace(/^::ffff:/, '')}:${localPort}`;
+}
+
+function text(reply: FastifyReply, status: number, body: string): FastifyReply {
+  return reply.code(status).type('text/plain; charset=utf-8').send(body);
+}
+
+/** One line that a console can show: `CODE: what happened`. */
+export function refuse(reply: FastifyReply, status: number, code: string, why: string): FastifyReply {
+  return text(reply, status, `${code}: ${why}\n`);
+}

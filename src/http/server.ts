@@ -1,0 +1,55 @@
+// The HTTP listeners: one for machines on the boot LAN, one for people on a Unix socket and loopback. They share no route.
+import { chmodSync, rmSync } from 'node:fs';
+import { fastify, type FastifyError, type FastifyInstance } from 'fastify';
+import { AppError } from '../errors.ts';
+import type { Log } from '../log.ts';
+
+/** Longest wait for a request's head and body, in milliseconds; fastify's own default is for ever (TRAPS 3). */
+const REQUEST_TIMEOUT_MS = 60_000;
+
+/**
+ * A fastify without a listener. `routes` registers what it serves; an error that a route did not expect becomes one line of text
+ * (or `{ code, message }` for people) and goes to the log whole.
+ */
+export async function createHttp(kind: 'machines' | 'people', log: Log, routes: (app: FastifyInstance) => Promise<void>): Promise<FastifyInstance> {
+  const app = fastify({ logger: false, requestTimeout: REQUEST_TIMEOUT_MS, bodyLimit: 256 * 1024, routerOptions: { maxParamLength: 200 }, forceCloseConnections: true });
+  const say = (code: string, message: string): string | { code: string; message: string } => (kind === 'machines' ? `${code}: ${message}\n` : { code, message });
+  app.setErrorHandler((error: FastifyError, request, reply) => {
+    const status = error.statusCode ?? 500;
+    if (error instanceof AppError) return reply.code(statusOf(error)).send(kind === 'machines' ? say(error.code, error.message) : { code: error.code, message: error.message, ...(error.hint ? { hint: error.hint } : {}) });
+    if (status < 500) return reply.code(status).send(say('REQUEST_INVALID', error.message));
+    log.error({ err: error, method: request.method, path: request.url }, 'request failed');
+    return reply.code(500).send(say('BUG', 'rackseed failed to answer; its log says more'));
+  });
+  app.setNotFoundHandler((request, reply) => reply.code(404).send(say('NOT_FOUND', `nothing is served at ${request.url.split('?')[0]!.replace(/[^\x20-\x7e]/g, '?').slice(0, 200)}`)));
+  await routes(app);
+  return app;
+}
+
+function statusOf(error: AppError): number {
+  if (error.code.endsWith('_UNKNOWN')) return 404;
+  if (error.code === 'NODE_IN_YAML') return 409;
+  return error.exit === 65 || error.exit === 64 ? 422 : 500;
+}
+
+/** Serves the same routes on each address. */
+export async function listenOn(apps: readonly { readonly app: FastifyInstance; readonly host: string; readonly port: number }[]): Promise<void> {
+  for (const { app, host, port } of apps) {
+    try {
+      await app.listen({ host, port });
+    } catch (error) {
+      throw new AppError('PORT_UNAVAILABLE', `HTTP cannot listen on ${host}:${port}: ${(error as NodeJS.ErrnoException).code ?? 'unknown'}`, `is another program on that port (ss -ltnp), and is ${host} one of this machine's addresses (ip addr)?`, error);
+    }
+  }
+}
+
+/** The socket is for its owner and group only: whoever can open it may operate. A socket of a daemon that died is removed. */
+export async function listenOnSocket(app: FastifyInstance, path: string): Promise<void> {
+  rmSync(path, { force: true });
+  try {
+    await app.listen({ path });
+  } catch (error) {
+    throw new AppError('PORT_UNAVAILABLE', `the API cannot listen on ${path}: ${(error as NodeJS.ErrnoException).code ?? 'unknown'}`, 'is its directory there and writable, and the path shorter than 108 bytes?', error);
+  }
+  chmodSync(path, 0o660);
+}

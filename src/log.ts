@@ -1,0 +1,10 @@
+// The log: pino with a fixed message and variable fields; one line per stage at info.
+import { pino, type DestinationStream, type Logger } from 'pino';
+
+export type Log = Logger;
+
+/** To stdout as JSON lines, or to `destination`. Strings from machines only ever appear as field values. */
+export function createLog(level: string, destination?: DestinationStream): Log {
+  const options = { level, base: null, timestamp: () => `,"time":"${new Date().toISOString()}"` };
+  return destination ? pino(options, destination) : pino(options);
+}

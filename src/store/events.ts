@@ -1,0 +1,61 @@
+// Events: what an operator may want to know later and no boot's stages tell, such as a second enrolment or a refused report.
+import type { Database } from './db.ts';
+
+export interface NewEvent {
+  /** Milliseconds since 1970. */
+  readonly at: number;
+  /** A fixed word, such as `enrol-refused`; what varies stands in `detail`. */
+  readonly kind: string;
+  readonly node?: string;
+  readonly boot?: string;
+  readonly detail?: Readonly<Record<string, unknown>>;
+}
+
+export interface Event extends NewEvent {
+  readonly id: number;
+  readonly detail: Readonly<Record<string, unknown>>;
+}
+
+export interface EventStore {
+  /** Adds an event; the oldest ones beyond `EVENTS_KEPT` go, because what machines do can fill a disk. */
+  add(event: NewEvent): Promise<void>;
+  /** Newest first. */
+  list(filter: { readonly node?: string; readonly boot?: string; readonly limit: number }): Promise<readonly Event[]>;
+}
+
+export const EVENTS_KEPT = 10_000;
+
+interface EventRow {
+  readonly id: number;
+  readonly at: number;
+  readonly kind: string;
+  readonly node: string | null;
+  readonly boot: string | null;
+  readonly detail: string;
+}
+
+export function createEventStore(db: Database): EventStore {
+  const insert = db.prepare<{ at: number; kind: string; node: string | null; boot: string | null; detail: string }>(
+    'INSERT INTO events (at, kind, node, boot, detail) VALUES (@at, @kind, @node, @boot, @detail)',
+  );
+  const dropOld = db.prepare<[number | bigint]>('DELETE FROM events WHERE id <= ?');
+  const newest = db.prepare<{ node: string | null; boot: string | null; limit: number }, EventRow>(
+    'SELECT * FROM events WHERE (@node IS NULL OR node = @node) AND (@boot IS NULL OR boot = @boot) ORDER BY id DESC LIMIT @limit',
+  );
+  return {
+    add: ({ at, kind, node, boot, detail }) =>
+      db.write(() => {
+        const { lastInsertRowid } = insert.run({ at, kind, node: node ?? null, boot: boot ?? null, detail: JSON.stringify(detail ?? {}) });
+        dropOld.run(Number(lastInsertRowid) - EVENTS_KEPT);
+      }),
+    list: async ({ node, boot, limit }) =>
+      db.read(() => newest.all({ node: node ?? null, boot: boot ?? null, limit })).map((row) => ({
+        id: row.id,
+        at: row.at,
+        kind: row.kind,
+        ...(row.node === null ? {} : { node: row.node }),
+        ...(row.boot === null ? {} : { boot: row.boot }),
+        detail: JSON.parse(row.detail) as Record<string, unknown>,
+      })),
+  };
+}

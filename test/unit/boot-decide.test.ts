@@ -1,0 +1,44 @@
+// The policy, as a table: who asks in which situation, and what is decided.
+import { describe, expect, it } from 'vitest';
+import { decide, FAILURES_BEFORE_HOLD, HOLD_S, type BootDecision, type View } from '../../src/boot/decide.ts';
+import type { BootRequest } from '../../src/boot/request.ts';
+import { bootSetDigest, bootWith, generationOf, nodeNamed, NOW } from './boot-world.ts';
+
+const n1 = nodeNamed('n1');
+const diskNode = nodeNamed('d1', { profile: 'disk', exit: 'sanboot' });
+const generation = generationOf(n1);
+const rom: BootRequest = { via: 'dhcp', asker: 'rom', arch: 'amd64', firmware: 'bios', message: 'discover' };
+const ipxe: BootRequest = { via: 'dhcp', asker: 'ipxe', arch: 'amd64', firmware: 'bios', features: ['http', 'bzimage'], message: 'discover' };
+const known: View = { node: n1, failedInRow: 0 };
+const failing: View = { node: n1, failedInRow: FAILURES_BEFORE_HOLD, lastFailedAt: NOW - 10_000, openBoot: bootWith(['discover']) };
+
+const rows: readonly [sentence: string, view: View, request: BootRequest, decided: Partial<BootDecision>][] = [
+  ['an unknown machine gets silence', { failedInRow: 0 }, rom, { kind: 'silent' }],
+  ['a BIOS ROM gets undionly first', known, rom, { kind: 'loader', file: 'undionly.kpxe', via: 'tftp' }],
+  ['a UEFI ROM gets snponly first', known, { ...rom, firmware: 'uefi' }, { kind: 'loader', file: 'snponly.efi' }],
+  ['a ROM that no loader exists for is held with the reason', known, { ...rom, firmware: 'uefi', arch: 'riscv64' }, { kind: 'hold', why: 'image debian-k0s is for amd64, this machine is riscv64' }],
+  ['HTTP Boot firmware is held until there is a loader for it', known, { ...rom, firmware: 'uefi-http' }, { kind: 'hold', why: 'no loader for amd64 uefi-http yet' }],
+  ['an iPXE that can fetch and start a kernel gets the script at once', known, ipxe, { kind: 'boot', bootSet: bootSetDigest }],
+  ['an iPXE without HTTP gets a loader once', known, { ...ipxe, features: ['bzimage'] }, { kind: 'loader', file: 'undionly.kpxe' }],
+  ['an iPXE without HTTP that had its loader is held, not looped', { ...known, openBoot: bootWith(['discover', 'offer', 'lease', 'loader']) }, { ...ipxe, features: ['bzimage'] }, { kind: 'hold', why: 'this iPXE cannot fetch by HTTP or start a kernel (it lists bzimage)' }],
+  ['our initrd stage gets its address and where to ask', known, { via: 'dhcp', asker: 'initrd' }, { kind: 'boot', bootSet: bootSetDigest }],
+  ['a running system gets an address only', known, { via: 'dhcp', asker: 'os' }, { kind: 'local' }],
+  ['a node whose profile boots from disk leaves by its exit method', { node: diskNode, failedInRow: 0 }, ipxe, { kind: 'local', exit: 'sanboot' }],
+  ['a node that failed too often in a row waits for the rest of a minute', failing, ipxe, { kind: 'hold', retryAfterS: HOLD_S - 10 }],
+  ['after that minute it boots again by itself', { ...failing, lastFailedAt: NOW - HOLD_S * 1000 }, ipxe, { kind: 'boot' }],
+  ['one failure fewer is not held', { ...failing, failedInRow: FAILURES_BEFORE_HOLD - 1 }, ipxe, { kind: 'boot' }],
+  ['a script without an open boot is held: no DISCOVER was seen', known, { via: 'http', asker: 'ipxe', wants: 'script' }, { kind: 'hold', why: 'no boot of this machine is open: its DHCP DISCOVER was not seen here' }],
+  ['a script in an open boot is answered', { ...known, openBoot: bootWith(['discover', 'lease']) }, { via: 'http', asker: 'ipxe', wants: 'script' }, { kind: 'boot', bootSet: bootSetDigest }],
+  ['a boot whose boot set is fixed is answered from it, whatever is assigned now', { ...known, openBoot: bootWith(['script'], { bootSet: 'sha256:fixed' }) }, ipxe, { kind: 'boot', bootSet: 'sha256:fixed' }],
+];
+
+describe('decide', () => {
+  it.each(rows)('%s', (_sentence, view, request, decided) => {
+    expect(decide(view, request, generationOf(n1, diskNode), NOW)).toMatchObject(decided);
+  });
+
+  it('survives a structured clone on both sides', () => {
+    const decision = decide(structuredClone(failing), structuredClone(ipxe), structuredClone(generation), NOW);
+    expect(structuredClone(decision)).toEqual(decide(failing, ipxe, generation, NOW));
+  });
+});

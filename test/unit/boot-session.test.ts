@@ -1,0 +1,120 @@
+// Sessions: who may enrol, what a report ends, and the texts that nodes read.
+import { execFileSync } from 'node:child_process';
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import { renderScript } from '../../src/boot/ipxe.ts';
+import { ENROL_WITHIN_MS, endOf, isReportable, refuseClaim, renderConfig } from '../../src/boot/session.ts';
+import { factsAsEnvironment, factsOf } from '../../src/postboot/facts.ts';
+import { bootSet, bootSetDigest, bootWith, nodeNamed, NOW } from './boot-world.ts';
+
+const ip = '10.77.0.11';
+const claimable = bootWith(['discover', 'offer', 'lease', 'script'], { ip, bootSet: bootSetDigest });
+
+describe('refuseClaim', () => {
+  it.each([
+    ['the machine itself may enrol', claimable, { ip }, undefined],
+    ['also when it names its boot and card', claimable, { ip, bootId: claimable.id, mac: claimable.mac }, undefined],
+    ['another address may not', claimable, { ip: '10.77.0.66' }, /another address/],
+    ['another card may not', claimable, { ip, mac: '52:54:00:00:00:02' }, /another card/],
+    ["another boot's id may not", claimable, { ip, bootId: '01HF0000000000000000000001' }, /not this machine's open boot/],
+    ['a machine without an open boot may not', undefined, { ip }, /no boot of this machine/],
+    ['a boot that has ended may not', { ...claimable, state: 'ready' as const }, { ip }, /has ended/],
+    ['a boot that has not fetched its script may not', bootWith(['discover', 'lease'], { ip }), { ip }, /has not fetched its script/],
+  ])('%s', (_sentence, boot, claim, why) => {
+    const refused = refuseClaim(boot, claim, NOW);
+    if (why === undefined) expect(refused).toBeUndefined();
+    else expect(refused).toMatch(why);
+  });
+
+  it('refuses ten minutes after the script', () => {
+    const scriptAt = claimable.stages.at(-1)!.lastAt;
+    expect(refuseClaim(claimable, { ip }, scriptAt + ENROL_WITHIN_MS)).toBeUndefined();
+    expect(refuseClaim(claimable, { ip }, scriptAt + ENROL_WITHIN_MS + 1)).toMatch(/more than 10 minutes/);
+  });
+});
+
+describe('reports', () => {
+  it.each([
+    ['root', true], ['userspace', true], ['ready', true], ['failed', true], ['step:30-k0s', true],
+    ['discover', false], ['script', false], ['kernel', false], ['config', false], ['step:', false], ['step:../x', false], ['', false],
+  ])('%s may be reported by a node: %s', (stage, may) => {
+    expect(isReportable(stage)).toBe(may);
+  });
+
+  it.each([
+    [{ stage: 'ready', state: 'ok', detail: {} } as const, { state: 'ready' }],
+    [{ stage: 'root', state: 'ok', detail: {} } as const, undefined],
+    [{ stage: 'step:30-k0s', state: 'running', detail: { message: 'try 1' } } as const, undefined],
+    [{ stage: 'step:30-k0s', state: 'failed', detail: { message: 'no such file' } } as const, { state: 'failed', why: 'step 30-k0s: no such file' }],
+    [{ stage: 'root', state: 'failed', detail: { message: 'bad sha256' } } as const, { state: 'failed', why: 'root: bad sha256' }],
+    [{ stage: 'failed', state: 'failed', detail: { message: 'gave up' } } as const, { state: 'failed', why: 'gave up' }],
+  ])('%j ends the boot as %j', (report, end) => {
+    expect(endOf(report)).toEqual(end);
+  });
+});
+
+describe('what nodes read', () => {
+  const n1 = nodeNamed('n1', { vars: { 'my-var': 'x' }, labels: { rack: 'r1' } });
+
+  it('config is one pair a line, with the digest that the boot set names', () => {
+    const config = renderConfig(claimable, bootSet, n1);
+    expect(config).toContain(`squashfs-digest ${bootSet.image.squashfs.digest}\n`);
+    expect(config).toContain(`squashfs-url /blobs/sha256/${bootSet.image.squashfs.digest.slice(7)}?boot=${claimable.id}\n`);
+    expect(config).toMatch(/^machine-id [0-9a-f]{32}$/m);
+    expect(config.split('\n').filter(Boolean).every((line) => /^[a-z-]+ \S/.test(line))).toBe(true);
+  });
+
+  it('facts survive being sourced by a POSIX shell, whatever a value holds', () => {
+    fc.assert(
+      fc.property(fc.string({ unit: 'grapheme', maxLength: 40 }).filter((text) => !text.includes('\0')), (value) => {
+        const env = factsAsEnvironment(factsOf({ ...claimable, ip }, bootSet, { ...n1, vars: { evil: value } }, 'http://10.77.0.1:8080'));
+        const seen = execFileSync('sh', ['-c', 'eval "$(cat)"; printf %s "$RACKSEED_VAR_EVIL"'], { input: env, encoding: 'utf8' });
+        expect(seen).toBe(value);
+      }),
+      { numRuns: 40 },
+    );
+  });
+
+  it("a node's own variable overrides its profile's, and names become shell names", () => {
+    const env = factsAsEnvironment(factsOf({ ...claimable, ip }, bootSet, { ...n1, vars: { zone: 'b', 'my-var': 'x' } }, 'http://10.77.0.1:8080'));
+    expect(env).toContain("RACKSEED_VAR_ZONE='b'\n");
+    expect(env).toContain("RACKSEED_VAR_MY_VAR='x'\n");
+    expect(env).toContain(`RACKSEED_ARTIFACT_K0S_SHA256='${bootSet.artifacts['k0s']!.digest.slice(7)}'\n`);
+  });
+});
+
+describe('renderScript', () => {
+  const to = { mac: '52:54:00:00:00:01', baseUrl: 'http://10.77.0.1:8080', node: 'n1', profile: 'k0s-single', bootId: claimable.id };
+
+  it('boots kernel and initrd by digest with what the loader itself knows of the network', () => {
+    expect(renderScript({ kind: 'boot', bootSet: bootSetDigest }, bootSet, to)).toMatchInlineSnapshot(`
+      "#!ipxe
+      echo rackseed: node n1, profile k0s-single, image debian-k0s, boot 01HF0000000000000000000000
+      kernel --name kernel http://10.77.0.1:8080/blobs/sha256/${bootSet.image.kernel.digest.slice(7)}?boot=01HF0000000000000000000000 initrd=initrd0 rackseed=http://10.77.0.1:8080 rackseed.boot=01HF0000000000000000000000 ip=\${netX/ip}::\${netX/gateway}:\${netX/netmask}:n1::off:\${netX/dns} BOOTIF=01-\${netX/mac:hexhyp} console=ttyS0 || goto retry
+      initrd --name initrd0 http://10.77.0.1:8080/blobs/sha256/${bootSet.image.initrds[0]!.digest.slice(7)}?boot=01HF0000000000000000000000 || goto retry
+      boot || goto retry
+      :retry
+      echo rackseed: RS-FETCH: kernel or initrd did not start, asking again in 5 s
+      imgfree
+      sleep 5
+      chain --replace http://10.77.0.1:8080/script/52-54-00-00-00-01 || goto retry
+      "
+    `);
+  });
+
+  it.each([
+    ['silent', { kind: 'silent', why: 'no profile names this machine' } as const, /RS-SILENT: no profile names this machine/],
+    ['hold', { kind: 'hold', why: 'x', retryAfterS: 7 } as const, /RS-HOLD: x; asking again in 7 s\nsleep 7\nchain/],
+    ['local by exit', { kind: 'local', why: 'disk', exit: 'exit' } as const, /\nexit 0\n/],
+    ['local by sanboot', { kind: 'local', why: 'disk', exit: 'sanboot' } as const, /\nsanboot .*0x80\n/],
+  ])('%s is a script that says why', (_name, decision, expected) => {
+    const script = renderScript(decision, undefined, to);
+    expect(script.startsWith('#!ipxe\n')).toBe(true);
+    expect(script).toMatch(expected);
+  });
+
+  it('a reason cannot smuggle in a command', () => {
+    const script = renderScript({ kind: 'silent', why: 'x\nreboot ${mac} || poweroff' }, undefined, to);
+    expect(script).toContain('x?reboot ?{mac} ?? poweroff');
+  });
+});

@@ -1,0 +1,400 @@
+// What every engine behind store/* owes its callers: one suite a store, run against a factory that opens fresh, empty stores.
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import type { BootSet, Generation } from '../../src/boot/profile.ts';
+import { digestOfValue } from '../../src/digest.ts';
+import type { ArtifactStore } from '../../src/store/artifacts.ts';
+import type { BootStore, NewBoot } from '../../src/store/boots.ts';
+import { EVENTS_KEPT, type EventStore } from '../../src/store/events.ts';
+import type { LeaseStore } from '../../src/store/leases.ts';
+import type { NodeStore } from '../../src/store/nodes.ts';
+
+export interface Stores {
+  readonly leases: LeaseStore;
+  readonly boots: BootStore;
+  readonly nodes: NodeStore;
+  readonly artifacts: ArtifactStore;
+  readonly events: EventStore;
+  /** Closes and opens again: what was acknowledged must be there. */
+  reopen(): Promise<Stores>;
+  close(): Promise<void>;
+}
+export type OpenStores = () => Promise<Stores>;
+
+const DIGEST = (letter: string): string => `sha256:${letter.repeat(64)}`;
+const NET = '10.77.0.0/24';
+const A = '52:54:00:00:00:0a';
+const B = '52:54:00:00:00:0b';
+const NOW = 1_750_000_000_000;
+const HOUR = 3_600_000;
+
+function withStores(name: string, open: OpenStores, tests: (stores: () => Stores, replace: (stores: Stores) => void) => void): void {
+  describe(name, () => {
+    let stores: Stores;
+    beforeEach(async () => void (stores = await open()));
+    afterEach(() => stores.close());
+    tests(() => stores, (next) => (stores = next));
+  });
+}
+
+export function leaseStoreSuite(open: OpenStores): void {
+  withStores('a lease store', open, (stores, replace) => {
+    const take = (ip: string, mac: string, now = NOW, subnet = NET) => stores().leases.take({ ip, mac, subnet, expiresAt: now + HOUR }, now);
+
+    it('gives a free address and still has it after a restart', async () => {
+      const lease = await take('10.77.0.11', A);
+      expect(lease).toEqual({ ip: '10.77.0.11', mac: A, subnet: NET, expiresAt: NOW + HOUR });
+      replace(await stores().reopen());
+      expect(await stores().leases.at('10.77.0.11')).toEqual(lease);
+      expect(await stores().leases.of(A, NET)).toEqual(lease);
+    });
+
+    it('lets exactly one of two machines win an address that both want at once', async () => {
+      const answers = await Promise.all([take('10.77.0.11', A), take('10.77.0.11', B)]);
+      expect(answers.filter((answer) => answer !== undefined)).toHaveLength(1);
+      expect((await stores().leases.at('10.77.0.11'))?.mac).toBe(answers[0] ? A : B);
+    });
+
+    it('renews for the holder and refuses others without a change until it has expired', async () => {
+      await take('10.77.0.11', A);
+      expect(await take('10.77.0.11', B, NOW + HOUR - 1)).toBeUndefined();
+      expect((await take('10.77.0.11', A, NOW + HOUR - 1))?.expiresAt).toBe(NOW + 2 * HOUR - 1);
+      expect(await take('10.77.0.11', B, NOW + HOUR)).toBeUndefined();
+      expect((await take('10.77.0.11', B, NOW + 2 * HOUR - 1))?.mac).toBe(B);
+      expect(await stores().leases.of(A, NET)).toBeUndefined();
+    });
+
+    it('ends the older lease of a machine in the same subnet only', async () => {
+      await take('10.77.0.11', A);
+      await take('10.88.0.11', A, NOW, '10.88.0.0/24');
+      await take('10.77.0.12', A);
+      expect(await stores().leases.at('10.77.0.11')).toBeUndefined();
+      expect((await stores().leases.of(A, '10.88.0.0/24'))?.ip).toBe('10.88.0.11');
+    });
+
+    it('keeps the older lease when the new address is refused', async () => {
+      await take('10.77.0.11', A);
+      await take('10.77.0.12', B);
+      expect(await take('10.77.0.12', A)).toBeUndefined();
+      expect((await stores().leases.of(A, NET))?.ip).toBe('10.77.0.11');
+    });
+
+    it('frees a released address at once, remembers it for its machine, and ignores a stranger who releases it', async () => {
+      await take('10.77.0.11', A);
+      await stores().leases.release('10.77.0.11', B);
+      expect(await take('10.77.0.11', B)).toBeUndefined();
+      await stores().leases.release('10.77.0.11', A);
+      expect(await stores().leases.of(A, NET)).toMatchObject({ ip: '10.77.0.11', expiresAt: 0 });
+      expect((await take('10.77.0.11', B))?.mac).toBe(B);
+    });
+
+    it('keeps a declined address from everybody until then, also from who held it', async () => {
+      await take('10.77.0.11', A);
+      await stores().leases.decline('10.77.0.11', NET, NOW + HOUR);
+      expect(await take('10.77.0.11', A)).toBeUndefined();
+      expect(await take('10.77.0.11', B, NOW + HOUR - 1)).toBeUndefined();
+      expect(await stores().leases.of(A, NET)).toBeUndefined();
+      expect((await take('10.77.0.12', A))?.ip).toBe('10.77.0.12');
+      expect(await stores().leases.at('10.77.0.11')).toMatchObject({ declinedUntil: NOW + HOUR });
+      const after = await take('10.77.0.11', B, NOW + HOUR);
+      expect(after).toEqual({ ip: '10.77.0.11', mac: B, subnet: NET, expiresAt: NOW + 2 * HOUR });
+      expect(await stores().leases.at('10.77.0.11')).toEqual(after);
+    });
+
+    it('quarantines several addresses of a subnet that nobody held', async () => {
+      await stores().leases.decline('10.77.0.12', NET, NOW + HOUR);
+      await stores().leases.decline('10.77.0.11', NET, NOW + HOUR);
+      expect((await stores().leases.list(NET)).map((lease) => lease.ip)).toEqual(['10.77.0.11', '10.77.0.12']);
+    });
+
+    it('lists a subnet in the order of its addresses, expired ones too', async () => {
+      await take('10.77.0.100', A);
+      await take('10.77.0.9', B, NOW - 2 * HOUR);
+      await take('10.88.0.1', A, NOW, '10.88.0.0/24');
+      expect((await stores().leases.list(NET)).map((lease) => lease.ip)).toEqual(['10.77.0.9', '10.77.0.100']);
+      expect(await stores().leases.list()).toHaveLength(3);
+    });
+  });
+}
+
+function bootSetWith(cmdline: string): BootSet {
+  const blob = { digest: DIGEST('1'), size: 1 };
+  return {
+    image: { name: 'debian', digest: DIGEST('2'), arch: 'amd64', kernel: blob, initrds: [blob], squashfs: blob },
+    cmdline: [cmdline], root: { state: 'none' }, artifacts: {}, vars: {},
+  };
+}
+
+export function bootStoreSuite(open: OpenStores): void {
+  withStores('a boot store', open, (stores, replace) => {
+    const boots = () => stores().boots;
+    const newBoot = (id: string, more: Partial<NewBoot> = {}): NewBoot => ({ id, node: 'n1', mac: A, profile: 'p', generation: DIGEST('a'), startedAt: NOW, ...more });
+    const set = bootSetWith('quiet');
+    const digest = digestOfValue(set);
+    const fix = (id: string, bootSet = set) => boots().fixBootSet(id, digestOfValue(bootSet), bootSet, { profile: 'k0s-single', generation: DIGEST('b') });
+
+    it('starts an open boot with nothing seen yet', async () => {
+      const boot = await boots().start(newBoot('1'));
+      expect(boot).toEqual({ id: '1', node: 'n1', mac: A, state: 'open', startedAt: NOW, profile: 'p', generation: DIGEST('a'), stages: [] });
+      replace(await stores().reopen());
+      expect(await boots().open('n1')).toEqual(boot);
+      expect(await boots().get('1')).toEqual(boot);
+      expect(await boots().get('2')).toBeUndefined();
+    });
+
+    it('ends the open boot of the same node when a new one starts, naming it, and no other node\'s', async () => {
+      await boots().start(newBoot('0', { node: 'n2', mac: B }));
+      await boots().start(newBoot('1'));
+      await boots().start(newBoot('2', { startedAt: NOW + 5 }));
+      expect(await boots().get('1')).toMatchObject({ state: 'failed', endedAt: NOW + 5, why: expect.stringContaining('boot 2') });
+      expect((await boots().open('n1'))?.id).toBe('2');
+      expect((await boots().open('n2'))?.id).toBe('0');
+    });
+
+    it('has one open boot when two start at once', async () => {
+      await Promise.all([boots().start(newBoot('1')), boots().start(newBoot('2'))]);
+      expect((await boots().list({ node: 'n1', limit: 9 })).map((boot) => boot.state).sort()).toEqual(['failed', 'open']);
+    });
+
+    it('fixes a boot set once and answers the first one afterwards', async () => {
+      await boots().start(newBoot('1'));
+      expect(await fix('1')).toMatchObject({ bootSet: digest, generation: DIGEST('b') });
+      const again = await boots().fixBootSet('1', digestOfValue(bootSetWith('other')), bootSetWith('other'), { profile: 'other', generation: DIGEST('c') });
+      expect(again).toMatchObject({ bootSet: digest, generation: DIGEST('b') });
+      expect(await boots().bootSet(digest)).toEqual(set);
+      expect(await boots().bootSet(DIGEST('f'))).toBeUndefined();
+    });
+
+    it('refuses a boot set under a digest that is not its own', async () => {
+      await boots().start(newBoot('1'));
+      await expect(boots().fixBootSet('1', DIGEST('e'), set, { profile: 'k0s-single', generation: DIGEST('b') })).rejects.toMatchObject({ code: 'BUG' });
+      expect((await boots().get('1'))?.bootSet).toBeUndefined();
+    });
+
+    it('fixes none for a boot that has ended and knows when there is no such boot', async () => {
+      await boots().start(newBoot('1'));
+      await boots().end('1', 'failed', NOW + 1, 'why');
+      expect((await fix('1')).bootSet).toBeUndefined();
+      await expect(fix('9')).rejects.toMatchObject({ code: 'BOOT_UNKNOWN' });
+    });
+
+    it('lets the first enrolment win', async () => {
+      await boots().start(newBoot('1'));
+      const both = await Promise.all([boots().enrol('1', 'hash-1', NOW + 1), boots().enrol('1', 'hash-2', NOW + 1)]);
+      expect(both).toEqual([true, false]);
+      expect(await boots().get('1')).toMatchObject({ tokenHash: 'hash-1', enrolledAt: NOW + 1 });
+      expect(await boots().enrol('9', 'hash', NOW)).toBe(false);
+      await boots().start(newBoot('2'));
+      await boots().end('2', 'failed', NOW + 2);
+      expect(await boots().enrol('2', 'hash', NOW + 3)).toBe(false);
+    });
+
+    it('keeps the first time of a stage, counts and takes over the newest state and detail', async () => {
+      await boots().start(newBoot('1'));
+      await boots().see('1', { name: 'discover', state: 'ok', at: NOW });
+      await boots().see('1', { name: 'step:30-k0s', state: 'running', at: NOW + 1, detail: { message: 'first' } });
+      await boots().see('1', { name: 'discover', state: 'ok', at: NOW + 2 });
+      await boots().see('1', { name: 'step:30-k0s', state: 'failed', at: NOW + 3, detail: { exitCode: 2, tail: 'no\u0000 such \ud83d\ude00' } });
+      expect((await boots().get('1'))?.stages).toEqual([
+        { name: 'discover', state: 'ok', firstAt: NOW, lastAt: NOW + 2, count: 2, detail: {} },
+        { name: 'step:30-k0s', state: 'failed', firstAt: NOW + 1, lastAt: NOW + 3, count: 2, detail: { exitCode: 2, tail: 'no\u0000 such \ud83d\ude00' } },
+      ]);
+      await expect(boots().see('9', { name: 'offer', state: 'ok', at: NOW })).rejects.toMatchObject({ code: 'BOOT_UNKNOWN' });
+    });
+
+    it('keeps the last 64 KiB of a tail, cut between characters', async () => {
+      await boots().start(newBoot('1'));
+      await boots().see('1', { name: 'step:10', state: 'ok', at: NOW, detail: { tail: `x${'\u00e9'.repeat(40_000)}z` } });
+      const tail = (await boots().get('1'))?.stages[0]?.detail.tail;
+      expect(tail).toBe(`${'\u00e9'.repeat(32_767)}z`);
+    });
+
+    it('takes the newest address', async () => {
+      await boots().start(newBoot('1'));
+      await boots().setIp('1', '10.77.0.11');
+      await boots().setIp('1', '10.77.0.12');
+      expect((await boots().get('1'))?.ip).toBe('10.77.0.12');
+    });
+
+    it('ends a boot once; a later end changes nothing', async () => {
+      await boots().start(newBoot('1'));
+      await boots().end('1', 'failed', NOW + 1, 'step 30-k0s: no disk');
+      await boots().end('1', 'ready', NOW + 2);
+      expect(await boots().get('1')).toMatchObject({ state: 'failed', endedAt: NOW + 1, why: 'step 30-k0s: no disk' });
+      expect(await boots().open('n1')).toBeUndefined();
+      expect(await boots().history('n1')).toEqual({ failedInRow: 1, lastFailedAt: NOW + 1 });
+    });
+
+    it('counts failures in a row, also of boots that a new one ended, and ready starts again at none', async () => {
+      expect(await boots().history('n1')).toEqual({ failedInRow: 0 });
+      await boots().start(newBoot('1'));
+      await boots().start(newBoot('2', { startedAt: NOW + 10 }));
+      await boots().end('2', 'failed', NOW + 20);
+      expect(await boots().history('n1')).toEqual({ failedInRow: 2, lastFailedAt: NOW + 20 });
+      await boots().start(newBoot('3', { startedAt: NOW + 30 }));
+      await fix('3');
+      await boots().end('3', 'ready', NOW + 40);
+      expect(await boots().history('n1')).toEqual({ failedInRow: 0, running: digest, lastGood: digest });
+    });
+
+    it('keeps the last good boot set apart from the running one', async () => {
+      await boots().start(newBoot('1'));
+      await fix('1');
+      await boots().end('1', 'ready', NOW + 1);
+      await boots().start(newBoot('2', { startedAt: NOW + 2 }));
+      expect(await boots().history('n1')).toEqual({ failedInRow: 0, lastGood: digest });
+      await fix('2', bootSetWith('other'));
+      await boots().end('2', 'failed', NOW + 3);
+      expect(await boots().history('n1')).toMatchObject({ failedInRow: 1, lastGood: digest });
+    });
+
+    it('names every boot set that is in use, once, and no other', async () => {
+      await boots().start(newBoot('1'));
+      await fix('1');
+      await boots().end('1', 'ready', NOW + 1);
+      await boots().start(newBoot('2', { startedAt: NOW + 2 }));
+      await fix('2', bootSetWith('second'));
+      await boots().end('2', 'failed', NOW + 3);
+      await boots().start(newBoot('3', { startedAt: NOW + 4 }));
+      await fix('3', bootSetWith('third'));
+      const used = await boots().bootSetsInUse();
+      expect(used.map((bootSet) => bootSet.cmdline[0]).sort()).toEqual(['quiet', 'third']);
+    });
+
+    it('lists the newest first, of one node or of all', async () => {
+      for (const [index, id] of ['1', '2', '3'].entries()) await boots().start(newBoot(id, { startedAt: NOW + index }));
+      await boots().start(newBoot('4', { node: 'n2', mac: B, startedAt: NOW + 1 }));
+      expect((await boots().list({ node: 'n1', limit: 2 })).map((boot) => boot.id)).toEqual(['3', '2']);
+      expect((await boots().list({ limit: 9 })).map((boot) => boot.id)).toEqual(['3', '4', '2', '1']);
+    });
+
+    it('prunes old boots with their stages, but no open one, no last ready one and no boot set in use', async () => {
+      await boots().start(newBoot('1'));
+      await fix('1');
+      await boots().see('1', { name: 'script', state: 'ok', at: NOW });
+      await boots().end('1', 'ready', NOW);
+      for (const [index, id] of ['2', '3', '4'].entries()) {
+        await boots().start(newBoot(id, { startedAt: NOW + 1 + index }));
+        if (id === '2') await fix('2', bootSetWith('second'));
+      }
+      expect(await boots().prune(1)).toBe(2);
+      expect((await boots().list({ limit: 9 })).map((boot) => boot.id)).toEqual(['4', '1']);
+      expect((await boots().get('1'))?.stages).toHaveLength(1);
+      expect(await boots().bootSet(digest)).toEqual(set);
+      expect(await boots().bootSet(digestOfValue(bootSetWith('second')))).toBeUndefined();
+      expect(await boots().history('n1')).toMatchObject({ failedInRow: 2, lastGood: digest });
+    });
+  });
+}
+
+/** `{ n1: ['p', [mac]] }` as a generation. */
+function generationOf(letter: string, nodes: Record<string, readonly [profile: string, macs: readonly string[]]>): Generation {
+  return {
+    id: DIGEST(letter), profiles: {}, bootSets: {}, nodeByIp: {},
+    nodes: Object.fromEntries(Object.entries(nodes).map(([name, [profile, macs]]) => [name, { name, macs, labels: {}, vars: {}, exit: 'exit', profile, source: 'yaml' }])),
+    nodeByMac: Object.fromEntries(Object.entries(nodes).flatMap(([name, [, macs]]) => macs.map((mac) => [mac, name]))),
+  };
+}
+
+export function nodeStoreSuite(open: OpenStores): void {
+  withStores('a node store', open, (stores, replace) => {
+    const assign = (generation: Generation, who = 'yaml', at = NOW) => stores().nodes.assign(generation, who, at);
+
+    it('writes a row for each MAC of a first generation and none when nothing changed', async () => {
+      const first = generationOf('a', { n1: ['p', [A, B]] });
+      expect(await assign(first)).toEqual([
+        { node: 'n1', mac: A, profile: 'p', who: 'yaml', at: NOW, generation: DIGEST('a') },
+        { node: 'n1', mac: B, profile: 'p', who: 'yaml', at: NOW, generation: DIGEST('a') },
+      ]);
+      expect(await assign(generationOf('b', { n1: ['p', [A, B]] }), 'yaml', NOW + 1)).toEqual([]);
+    });
+
+    it('tells who moved a node to another profile, when, and by which generation, also after a restart', async () => {
+      await assign(generationOf('a', { n1: ['p', [A]], n2: ['p', [B]] }));
+      await assign(generationOf('b', { n1: ['q', [A]], n2: ['p', [B]] }), 'alice', NOW + 1);
+      replace(await stores().reopen());
+      expect(await stores().nodes.history('n1')).toEqual([
+        { node: 'n1', mac: A, profile: 'q', who: 'alice', at: NOW + 1, generation: DIGEST('b') },
+        { node: 'n1', mac: A, profile: 'p', who: 'yaml', at: NOW, generation: DIGEST('a') },
+      ]);
+      expect(await stores().nodes.history('n2')).toHaveLength(1);
+    });
+
+    it('ends the mapping of a MAC that is gone', async () => {
+      await assign(generationOf('a', { n1: ['p', [A]] }));
+      expect(await assign(generationOf('b', {}), 'yaml', NOW + 1)).toMatchObject([{ node: 'n1', mac: A, profile: null }]);
+    });
+
+    it('ends it at one node and begins it at the other when a MAC moves', async () => {
+      await assign(generationOf('a', { n1: ['p', [A]] }));
+      expect(await assign(generationOf('b', { n2: ['p', [A]] }))).toMatchObject([{ node: 'n1', mac: A, profile: null }, { node: 'n2', mac: A, profile: 'p' }]);
+      expect(await stores().nodes.history('n2')).toHaveLength(1);
+    });
+
+    it('writes nothing at all of a generation with one MAC on two nodes', async () => {
+      await assign(generationOf('a', { n1: ['p', [A]] }));
+      await expect(assign(generationOf('b', { n1: ['q', [A]], n2: ['q', [A]] }))).rejects.toThrow();
+      expect(await stores().nodes.history('n1')).toHaveLength(1);
+      expect(await stores().nodes.generation()).toEqual({ id: DIGEST('a'), at: NOW });
+    });
+
+    it('knows the last generation with its content, and since when', async () => {
+      expect(await stores().nodes.generation()).toBeUndefined();
+      expect(await stores().nodes.lastGeneration()).toBeUndefined();
+      const [a, b] = [generationOf('a', { n1: ['p', [A]] }), generationOf('b', {})];
+      for (const [index, generation] of [a, b, a, a].entries()) await assign(generation, 'yaml', NOW + index);
+      replace(await stores().reopen());
+      expect(await stores().nodes.generation()).toEqual({ id: a.id, at: NOW + 2 });
+      expect(await stores().nodes.lastGeneration()).toEqual({ generation: a });
+    });
+
+    it('remembers UUID and serial number of a machine, and when it was first seen', async () => {
+      expect(await stores().nodes.seen('n1')).toBeUndefined();
+      await stores().nodes.see('n1', { uuid: 'u-1', at: NOW });
+      await stores().nodes.see('n1', { serial: 's-1', at: NOW + 5 });
+      expect(await stores().nodes.seen('n1')).toEqual({ uuid: 'u-1', serial: 's-1', firstAt: NOW, at: NOW + 5 });
+    });
+  });
+}
+
+export function artifactStoreSuite(open: OpenStores): void {
+  withStores('an artifact store', open, (stores, replace) => {
+    const k0s = { name: 'k0s', version: 'v1+k0s.0', digest: DIGEST('1'), size: 5, addedAt: NOW };
+
+    it('keeps what a version is, over a restart', async () => {
+      await stores().artifacts.add(k0s);
+      replace(await stores().reopen());
+      expect(await stores().artifacts.get('k0s', 'v1+k0s.0')).toEqual(k0s);
+      expect(await stores().artifacts.get('k0s', 'v2')).toBeUndefined();
+    });
+
+    it('takes the same content again without a change and refuses other content', async () => {
+      await stores().artifacts.add(k0s);
+      await stores().artifacts.add({ ...k0s, addedAt: NOW + 1 });
+      await expect(stores().artifacts.add({ ...k0s, digest: DIGEST('2') })).rejects.toMatchObject({ code: 'ARTIFACT_INVALID' });
+      expect(await stores().artifacts.list()).toEqual([k0s]);
+    });
+  });
+}
+
+export function eventStoreSuite(open: OpenStores): void {
+  withStores('an event store', open, (stores) => {
+    it('lists the newest first, of a node or of a boot', async () => {
+      await stores().events.add({ at: NOW, kind: 'enrolment-replayed', node: 'n1', boot: '1', detail: { ip: '10.77.0.11' } });
+      await stores().events.add({ at: NOW + 1, kind: 'other' });
+      await stores().events.add({ at: NOW + 2, kind: 'third', node: 'n1' });
+      const list = async (filter: { node?: string; boot?: string; limit?: number }) => (await stores().events.list({ limit: 9, ...filter })).map((event) => event.kind);
+      expect(await list({})).toEqual(['third', 'other', 'enrolment-replayed']);
+      expect(await list({ node: 'n1' })).toEqual(['third', 'enrolment-replayed']);
+      expect(await list({ boot: '1' })).toEqual(['enrolment-replayed']);
+      expect(await list({ limit: 1 })).toEqual(['third']);
+      expect((await stores().events.list({ boot: '1', limit: 1 }))[0]).toMatchObject({ node: 'n1', boot: '1', at: NOW, detail: { ip: '10.77.0.11' } });
+    });
+
+    it('lets the oldest go, so that what machines do cannot fill the disk', async () => {
+      await Promise.all(Array.from({ length: EVENTS_KEPT + 5 }, (_, at) => stores().events.add({ at, kind: 'k' })));
+      const kept = await stores().events.list({ limit: EVENTS_KEPT * 2 });
+      expect(kept).toHaveLength(EVENTS_KEPT);
+      expect(kept.at(-1)?.at).toBe(5);
+    });
+  });
+}

@@ -1,0 +1,217 @@
+// The database itself: group commit, durability under kill -9, and what guards its migrations.
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import BetterSqlite3 from 'better-sqlite3';
+import ts from 'typescript';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { openDatabase, type Database } from '../../src/store/db.ts';
+import { createLeaseStore } from '../../src/store/leases.ts';
+
+const REPO = fileURLToPath(new URL('../../', import.meta.url));
+let dir: string;
+let file: string;
+beforeEach(() => {
+  dir = mkdtempSync(join(tmpdir(), 'rackseed-db-'));
+  file = join(dir, 'state', 'rackseed.db');
+});
+afterEach(() => rmSync(dir, { recursive: true, force: true }));
+
+/** A directory of migrations of the test's own, by file name. */
+function migrations(files: Record<string, string>): string {
+  const at = mkdtempSync(join(dir, 'migrations-'));
+  for (const [name, sql] of Object.entries(files)) writeFileSync(join(at, name), sql);
+  return at;
+}
+
+function versionOf(path: string): unknown {
+  const sqlite = new BetterSqlite3(path, { readonly: true });
+  try {
+    return sqlite.pragma('user_version', { simple: true });
+  } finally {
+    sqlite.close();
+  }
+}
+
+describe('group commit', () => {
+  const TABLE = 'CREATE TABLE t (x TEXT PRIMARY KEY, parent TEXT REFERENCES t (x) DEFERRABLE INITIALLY DEFERRED);';
+  let db: Database;
+  let rows: () => string[];
+  beforeEach(() => {
+    db = openDatabase(file, { migrationsDir: migrations({ '0001-t.sql': TABLE }) });
+    rows = () => {
+      const other = new BetterSqlite3(file, { readonly: true });
+      try {
+        return other.prepare<[], string>('SELECT x FROM t ORDER BY x').pluck().all();
+      } finally {
+        other.close();
+      }
+    };
+  });
+  afterEach(() => db.close());
+  const insert = (x: string, parent: string | null = null) => db.write((sqlite) => sqlite.prepare('INSERT INTO t VALUES (?, ?)').run(x, parent).changes);
+
+  it('syncs each commit to the disk', () => {
+    const pragmas = ['journal_mode', 'synchronous', 'foreign_keys'].map((name) => db.read((sqlite) => sqlite.pragma(name, { simple: true })));
+    expect(pragmas).toEqual(['wal', 2, 1]);
+  });
+
+  it('answers only after the commit, when another connection sees the rows', async () => {
+    const first = insert('a');
+    const second = insert('b');
+    expect(rows()).toEqual([]);
+    expect(await first.then(() => rows())).toEqual(['a', 'b']);
+    expect(await second).toBe(1);
+  });
+
+  it('undoes all of an operation that throws and nothing of its neighbours', async () => {
+    const answers = await Promise.allSettled([
+      insert('a'),
+      db.write((sqlite) => {
+        sqlite.prepare("INSERT INTO t VALUES ('half', NULL)").run();
+        throw new Error('changed its mind');
+      }),
+      insert('a'),
+      insert('b'),
+    ]);
+    expect(answers.map((answer) => answer.status)).toEqual(['fulfilled', 'rejected', 'rejected', 'fulfilled']);
+    expect((answers[1] as PromiseRejectedResult).reason).toMatchObject({ message: 'changed its mind' });
+    expect(rows()).toEqual(['a', 'b']);
+  });
+
+  it('lets an operation see what was written before it in the same transaction', async () => {
+    void insert('a');
+    expect(await db.write((sqlite) => sqlite.prepare('SELECT count(*) FROM t').pluck().get())).toBe(1);
+  });
+
+  it('rejects every operation of a transaction that cannot be committed, and the next one works', async () => {
+    const answers = await Promise.allSettled([insert('a'), insert('child', 'nobody'), insert('b')]);
+    expect(answers.map((answer) => (answer as PromiseRejectedResult).reason?.code)).toEqual(['STORE_UNUSABLE', 'STORE_UNUSABLE', 'STORE_UNUSABLE']);
+    expect(rows()).toEqual([]);
+    await insert('c');
+    expect(rows()).toEqual(['c']);
+  });
+
+  it('refuses an asynchronous operation, whose writes would run outside of the transaction', async () => {
+    await expect(db.write(async () => 1)).rejects.toMatchObject({ code: 'BUG' });
+  });
+
+  it('commits what is queued when it is closed and refuses what comes later', async () => {
+    const queued = insert('a');
+    await db.close();
+    await queued;
+    expect(rows()).toEqual(['a']);
+    await expect(insert('b')).rejects.toMatchObject({ code: 'STORE_UNUSABLE' });
+  });
+});
+
+describe('migrations', () => {
+  const ONE = 'CREATE TABLE one (x); INSERT INTO one VALUES (1);';
+  const opened = async (files: Record<string, string>): Promise<unknown> => {
+    const db = openDatabase(file, { migrationsDir: migrations(files) });
+    const found = db.read((sqlite) => sqlite.prepare('SELECT * FROM one').all());
+    await db.close();
+    return found;
+  };
+
+  it('brings an empty file to the newest of the shipped schemas, and does it once', async () => {
+    await openDatabase(file).close();
+    await openDatabase(file).close();
+    expect(versionOf(file)).toBe(readdirSync(join(REPO, 'migrations')).length);
+  });
+
+  it('runs only what is missing and keeps the rows', async () => {
+    await opened({ '0001-one.sql': ONE });
+    expect(await opened({ '0001-one.sql': ONE, '0002-two.sql': 'ALTER TABLE one ADD COLUMN y DEFAULT 7;' })).toEqual([{ x: 1, y: 7 }]);
+  });
+
+  it('changes nothing when one of several fails', async () => {
+    await opened({ '0001-one.sql': ONE });
+    const broken = { '0001-one.sql': ONE, '0002-two.sql': 'CREATE TABLE two (x);', '0003-three.sql': 'CREATE TABLE three (x); ALTER TABLE nowhere ADD y;' };
+    await expect(opened(broken)).rejects.toMatchObject({ code: 'STORE_UNUSABLE', message: expect.stringContaining('0003-three.sql') });
+    expect(versionOf(file)).toBe(1);
+    expect(await opened({ '0001-one.sql': ONE, '0002-two.sql': 'CREATE TABLE two (x);' })).toEqual([{ x: 1 }]);
+  });
+
+  it('refuses a database that is newer than this rackseed and says what to do', async () => {
+    await opened({ '0001-one.sql': ONE, '0002-two.sql': 'CREATE TABLE two (x);' });
+    await expect(opened({ '0001-one.sql': ONE })).rejects.toMatchObject({
+      code: 'STORE_UNUSABLE', message: `${file}: the database is at schema 2, this rackseed knows up to 1`, hint: expect.stringContaining('newer rackseed'),
+    });
+  });
+
+  it('refuses migrations with a gap in their numbers', async () => {
+    await expect(opened({ '0001-one.sql': ONE, '0003-three.sql': '' })).rejects.toMatchObject({ code: 'BUG' });
+  });
+});
+
+describe('a file that cannot be used', () => {
+  it('is told from a directory that cannot be made', () => {
+    writeFileSync(join(dir, 'state'), 'a file where the directory should be');
+    expect(() => openDatabase(file)).toThrow(expect.objectContaining({ code: 'STORE_UNUSABLE', hint: expect.stringContaining('may write') }));
+  });
+
+  it('is told from one that is no database, and is left as it is', () => {
+    const text = 'this is a letter to my grandmother'.repeat(100);
+    mkdirSync(dirname(file));
+    writeFileSync(file, text);
+    expect(() => openDatabase(file)).toThrow(expect.objectContaining({ code: 'STORE_UNUSABLE', hint: expect.stringContaining('backup') }));
+    expect(readFileSync(file, 'utf8')).toBe(text);
+  });
+});
+
+describe('kill -9', () => {
+  /** The full size: RACKSEED_KILLS=50. */
+  const KILLS = Number(process.env['RACKSEED_KILLS'] ?? 3);
+  const SOURCES = ['addr.ts', 'errors.ts', 'store/db.ts', 'store/leases.ts'];
+  /** Takes leases, 32 at a time, and tells of each only when it is acknowledged. */
+  const TAKER = `
+    import { openDatabase } from './src/store/db.js';
+    import { createLeaseStore } from './src/store/leases.js';
+    const [file, round] = process.argv.slice(2);
+    const leases = createLeaseStore(openDatabase(file));
+    for (let n = 0; ; n += 32) {
+      await Promise.all(Array.from({ length: 32 }, async (_, i) => {
+        const ip = '10.' + round + '.' + ((n + i) >> 8) + '.' + ((n + i) & 255);
+        const mac = '52:54:00:' + [round, (n + i) >> 8, (n + i) & 255].map((x) => Number(x).toString(16).padStart(2, '0')).join(':');
+        if (await leases.take({ ip, mac, subnet: '10.0.0.0/8', expiresAt: 2e12 }, 1e12)) process.stdout.write(ip + ' ' + mac + '\\n');
+      }));
+    }`;
+
+  it(`loses no lease that was acknowledged (${KILLS} kills)`, async () => {
+    // Node 20 runs no TypeScript: the child gets the same sources as JavaScript.
+    for (const source of SOURCES) {
+      const out = join(dir, 'src', source.replace(/\.ts$/, '.js'));
+      mkdirSync(dirname(out), { recursive: true });
+      const options = { module: ts.ModuleKind.ESNext, target: ts.ScriptTarget.ES2023, rewriteRelativeImportExtensions: true };
+      writeFileSync(out, ts.transpileModule(readFileSync(join(REPO, 'src', source), 'utf8'), { compilerOptions: options }).outputText);
+    }
+    for (const name of ['node_modules', 'migrations']) symlinkSync(join(REPO, name), join(dir, name));
+    writeFileSync(join(dir, 'package.json'), '{ "type": "module" }');
+    writeFileSync(join(dir, 'taker.js'), TAKER);
+
+    let acknowledged: string[] = [];
+    for (let round = 0; round < KILLS; round++) {
+      const child = spawn(process.execPath, [join(dir, 'taker.js'), file, String(round)], { stdio: ['ignore', 'pipe', 'pipe'] });
+      let told = '';
+      let complaint = '';
+      child.stderr.on('data', (chunk: Buffer) => (complaint += chunk.toString()));
+      child.stdout.on('data', (chunk: Buffer) => {
+        told += chunk.toString();
+        // Any moment will do: another number of leases in each round, some in flight.
+        if (told.split('\n').length > 100 + 37 * (round % 7)) child.kill('SIGKILL');
+      });
+      const [, signal] = await once(child, 'close');
+      expect({ signal, complaint }).toEqual({ signal: 'SIGKILL', complaint: '' });
+      acknowledged = acknowledged.concat(told.slice(0, told.lastIndexOf('\n')).split('\n'));
+    }
+    const db = openDatabase(file);
+    const kept = new Set((await createLeaseStore(db).list()).map((lease) => `${lease.ip} ${lease.mac}`));
+    await db.close();
+    expect(acknowledged.length).toBeGreaterThanOrEqual(100 * KILLS);
+    expect(acknowledged.filter((lease) => !kept.has(lease))).toEqual([]);
+  });
+});

@@ -53,7 +53,9 @@ const blob = () => join(dir, 'stage', 'image', 'root.squashfs');
 function ash(script: string): Promise<string[]> {
   const parts = ['say', 'cmdline', 'request', 'root'].map((part) => `. "$LIB/${part}.sh"`).join('; ');
   const setting = `pause() { :; }; read_url "${base}"; squashfs_url=$url/blob; squashfs_digest=${DIGEST}; squashfs_size=${BLOB.length}`;
-  const env = { PATH: bin, LIB, ANSWER: join(dir, 'answer'), STAGE: join(dir, 'stage'), CONSOLE: join(dir, 'console'), KMSG: join(dir, 'kmsg'), WGET_ERR: join(dir, 'wget.err') };
+  // The static wget of Debian 12's busybox 1.35 crashes on -T; images carry the busybox of their own suite, which does not.
+  const stall = execFileSync('busybox', { encoding: 'utf8' }).startsWith('BusyBox v1.35') ? { STALL: '' } : {};
+  const env = { ...stall, PATH: bin, LIB, ANSWER: join(dir, 'answer'), STAGE: join(dir, 'stage'), CONSOLE: join(dir, 'console'), KMSG: join(dir, 'kmsg'), WGET_ERR: join(dir, 'wget.err') };
   return new Promise((resolve, reject) =>
     execFile(join(bin, 'ash'), ['-c', `${parts}; ${setting}; ${script}`], { env, timeout: 40_000 }, (error, stdout, stderr) => (error ? reject(new Error(stderr)) : resolve(stdout.trim().split('\n')))),
   );
@@ -157,7 +159,7 @@ describe('the download', () => {
 
 describe('the memory check', () => {
   it.each([
-    ['enough', 300_000, 0, ['0']],
+    ['enough', 301_000, 0, ['0']],
     ['too little', 200_000, 0, ['2', 'not enough memory: 195 MiB are available, the squashfs takes 101 MiB and 192 MiB must stay free']],
     ['too little for the whole, but most of it is here already', 250_000, 100 * 1048576, ['0']],
   ] as const)('%s', async (_name, available, have, expected) => {

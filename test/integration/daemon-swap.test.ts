@@ -1,0 +1,115 @@
+// A boot reads one boot set: the generation is swapped at every point of a boot, and what the machine read is of one piece.
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import type { BootSet } from '../../src/boot/profile.ts';
+import { digestOfValue } from '../../src/digest.ts';
+import { createMachine, createRelay, type Machine, type Relay } from './machine.ts';
+import { PROFILE, startWorld, type World } from './world.ts';
+
+let world: World;
+let relay: Relay;
+let n1: Machine;
+let edition = 0;
+
+beforeAll(async () => {
+  world = await startWorld();
+  relay = await createRelay();
+  n1 = createMachine(relay, world.macs.n1, world.httpPort);
+});
+afterAll(async () => {
+  await relay?.close();
+  await world?.stop();
+});
+
+/** Another image under the same name, another command line, another variable: nothing of the old boot set stays. */
+async function swap(): Promise<void> {
+  edition++;
+  await world.publish('debian-k0s', `edition ${edition}`);
+  writeFileSync(join(world.profilesDir, 'k0s-single.yaml'), `${PROFILE.replace('console=ttyS0', `edition=${edition}`)}vars: { edition: "${edition}" }\n`);
+  const outcome = await world.api<{ faults: unknown[]; changed: boolean }>('/api/reload', 'POST');
+  expect(outcome.faults).toEqual([]);
+}
+
+const POINTS = ['before the DISCOVER', 'after the lease', 'after the script', 'after the kernel', 'after the initrd', 'after enrolment', 'after the config', 'after root', 'after userspace', 'nowhere'] as const;
+
+async function boot(swapAt: (typeof POINTS)[number]) {
+  const at = async (point: (typeof POINTS)[number]): Promise<void> => (point === swapAt ? swap() : undefined);
+  await world.endOpenBoot('n1');
+  await at('before the DISCOVER');
+  await n1.dora('ipxe');
+  await at('after the lease');
+  const script = (await n1.http('GET', `/script/${n1.mac}`)).text;
+  await at('after the script');
+  // A second request of the same boot is answered from the same boot set.
+  expect((await n1.http('GET', `/script/${n1.mac}`)).text).toBe(script);
+  const [kernelUrl, initrdUrl] = [...script.matchAll(/http:\/\/\S+\/blobs\/\S+/g)].map(([url]) => url);
+  const kernel = (await n1.http('GET', kernelUrl!)).text;
+  await at('after the kernel');
+  const initrd = (await n1.http('GET', initrdUrl!)).text;
+  await at('after the initrd');
+  const claim = (await n1.http('POST', '/enrol', { body: `mac ${n1.mac}\n` })).text;
+  const [, id] = /^boot (\w+)$/m.exec(claim)!;
+  const headers = { authorization: `Bearer ${/^token (\w+)$/m.exec(claim)![1]}` };
+  await at('after enrolment');
+  const config = (await n1.http('GET', `/boots/${id}/config`, { headers })).text;
+  await at('after the config');
+  const squashfs = (await n1.http('GET', /^squashfs-url (\S+)$/m.exec(config)![1]!)).text;
+  await n1.http('POST', `/boots/${id}/report?stage=root&state=ok`, { headers });
+  await at('after root');
+  await n1.http('POST', `/boots/${id}/report?stage=userspace&state=ok`, { headers });
+  await at('after userspace');
+  const facts = JSON.parse((await n1.http('GET', `/boots/${id}/facts`, { headers })).text) as { image: { digest: string }; vars: Record<string, string> };
+  await n1.http('POST', `/boots/${id}/report?stage=ready&state=ok`, { headers });
+  const shown = await world.api<{ state: string; bootSet: string; bootSetContent: BootSet }>(`/api/boots/${id}`);
+  return { script, kernel, initrd, config, squashfs, facts, shown };
+}
+
+describe('a generation that is swapped', () => {
+  it.each(POINTS)('%s: the boot ends with one consistent boot set', async (point) => {
+    const before = edition;
+    const { script, kernel, initrd, config, squashfs, facts, shown } = await boot(point);
+    const read = point === 'before the DISCOVER' || point === 'after the lease' ? edition : before;
+    const name = read === 0 ? 'the first build' : `edition ${read}`;
+    expect([kernel, initrd, squashfs]).toEqual([`kernel of ${name}`, `initrd of ${name}`, `squashfs of ${name}`]);
+    expect(script).toContain(read === 0 ? 'console=ttyS0' : `edition=${read}`);
+    expect(shown.state).toBe('ready');
+    expect(digestOfValue(shown.bootSetContent)).toBe(shown.bootSet);
+    expect(config).toContain(shown.bootSetContent.image.squashfs.digest);
+    expect(facts.image.digest).toBe(shown.bootSetContent.image.digest);
+    expect(facts.vars['edition']).toBe(read === 0 ? undefined : String(read));
+    const node = await world.api<{ running: string; lastGood: string; assigned: string }>('/api/nodes/n1');
+    expect([node.running, node.lastGood]).toEqual([shown.bootSet, shown.bootSet]);
+    expect(node.assigned === shown.bootSet).toBe(read === edition);
+  });
+
+  it('the newest one is what the next boot reads', async () => {
+    const { kernel } = await boot('nowhere');
+    expect(kernel).toBe(`kernel of edition ${edition}`);
+  });
+
+  it('a tag that moves, or an artifact that is added, changes nothing before the next reload', async () => {
+    const before = await world.api<{ id: string }>('/api/generation');
+    await world.publish('debian-k0s', 'a build that nobody assigned');
+    const { kernel } = await boot('nowhere');
+    expect(kernel).toBe(`kernel of edition ${edition}`);
+    expect(await world.api('/api/generation')).toEqual(before);
+  });
+
+  it('moving a node to another profile is written down: who, when, which generation', async () => {
+    writeFileSync(join(world.profilesDir, 'plain.yaml'), 'image: debian-k0s\nnodes:\n  n1: { macs: ["52:54:00:00:00:01"], ip: 127.0.0.11 }\n');
+    writeFileSync(join(world.profilesDir, 'k0s-single.yaml'), PROFILE.replace(/ {2}n1:.*\n/, ''));
+    // No reload: the daemon sees the edit by itself.
+    await expect.poll(async () => (await world.api<{ profile: string }>('/api/nodes/n1')).profile, { timeout: 10_000 }).toBe('plain');
+    const { history } = await world.api<{ history: { profile: string; who: string; mac: string; generation: string }[] }>('/api/nodes/n1');
+    expect(history[0]).toMatchObject({ profile: 'plain', mac: n1.mac, who: 'edit' });
+    expect(history[0]!.generation).toBe((await world.api<{ id: string }>('/api/generation')).id);
+    expect(history[1]).toMatchObject({ profile: 'k0s-single' });
+  });
+
+  it("a node's profile cannot be set through the API while it stands in YAML", async () => {
+    const refused = await world.apiStatus('/api/nodes/n1/profile', 'PUT');
+    expect(refused.status).toBe(409);
+    expect(refused.body).toMatchObject({ code: 'NODE_IN_YAML', hint: expect.stringContaining('boot-profiles') });
+  });
+});

@@ -128,7 +128,7 @@ async function assemble(settings: Settings, log: Log, now: () => number, stops: 
     const loaders = await loadLoaders(settings.loadersDir);
     const listen = dhcp.subnets.map((subnet) => subnet.serverIp);
     if (settings.tftp.enabled) {
-      const tftp = createTftpServer({ listen, files: bootFiles({ loaders, booter, httpPort: settings.http.port }), booter, log, now });
+      const tftp = createTftpServer({ listen, files: bootFiles({ loaders, booter, httpPort: settings.http.port }), booter, log, now: () => performance.now() });
       await tftp.start();
       stops.push(() => tftp.stop());
     }

@@ -25,6 +25,12 @@ export const ERRORS = {
   LAB_UNAVAILABLE: { exit: EXIT.unavailable, what: 'the lab cannot run here' },
   LAB_FAILED: { exit: EXIT.failed, what: 'a lab node did not get ready' },
   PROBE_FAILED: { exit: EXIT.failed, what: 'the probe got no usable answer' },
+  ENROL_REFUSED: { exit: EXIT.failed, what: 'a machine may not open the session that it asked for' },
+  ENROLLED_ALREADY: { exit: EXIT.failed, what: 'the session of a boot was asked for twice' },
+  SESSION_REFUSED: { exit: EXIT.failed, what: 'a token does not open the session' },
+  REPORT_INVALID: { exit: EXIT.data, what: 'a report was not understood' },
+  REQUEST_INVALID: { exit: EXIT.data, what: 'a request was not understood' },
+  NOT_FOUND: { exit: EXIT.noInput, what: 'nothing is served under this path' },
   USAGE: { exit: EXIT.usage, what: 'the command line was not understood' },
   BUG: { exit: EXIT.bug, what: 'rackseed itself is at fault' },
 } as const satisfies Record<string, { exit: number; what: string }>;

@@ -2,13 +2,14 @@
 import { once } from 'node:events';
 import type { ServerResponse } from 'node:http';
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
-import { parseIp4, type Ip4 } from '../addr.ts';
 import type { BootSet } from '../boot/profile.ts';
 import type { Answer, Booter } from '../booter.ts';
 import type { Digest } from '../digest.ts';
 import { lineOf } from '../errors.ts';
 import type { Log } from '../log.ts';
 import type { BlobStore, OpenBlob } from '../store/blobs.ts';
+import { remoteIp4 } from './peer.ts';
+import { refusalLine, refuse } from './refusal.ts';
 
 export interface BlobRoutesParts {
   readonly blobs: BlobStore;
@@ -38,10 +39,10 @@ export async function blobRoutes(app: FastifyInstance, { blobs, booter, log }: B
       const ip = remoteIp4(request);
       const bootId = bootIdOf(request.query.boot);
       const answer = await booter.ask({ via: 'http', ...(ip ? { ip } : {}), ...(bootId ? { bootId } : {}) });
-      if (answer.decision.kind === 'silent') return refuse(reply, `NODE_UNKNOWN: ${answer.decision.why}`);
+      if (answer.decision.kind === 'silent') return refuse(reply, 404, 'NODE_UNKNOWN', answer.decision.why);
       const { hex } = request.params;
       const blob = /^[0-9a-f]{64}$/.test(hex) ? await blobs.open(`sha256:${hex}`) : undefined;
-      if (!blob) return refuse(reply, 'BLOB_UNKNOWN: no such blob');
+      if (!blob) return refuse(reply, 404, 'BLOB_UNKNOWN', 'no such blob');
       try {
         const reachedEnd = await send(blob, `sha256:${hex}`, request, reply);
         const stage = reachedEnd && bootId !== undefined && answer.boot?.id === bootId ? stageOf(`sha256:${hex}`, answer.bootSet) : undefined;
@@ -75,7 +76,7 @@ async function send(blob: OpenBlob, digest: Digest, request: FastifyRequest, rep
   const asked = method === 'GET' && (ifRange === undefined || ifRange === etag) ? byteRange(headers.range, blob.size) : undefined;
   if (asked === 'unsatisfiable') {
     response.writeHead(416, { ...fields, 'content-range': `bytes */${blob.size}`, 'content-type': 'text/plain; charset=utf-8' });
-    response.end(`REQUEST_INVALID: the blob has ${blob.size} bytes\n`);
+    response.end(refusalLine('REQUEST_INVALID', `the blob has ${blob.size} bytes`));
     return false;
   }
   const { first, last } = asked ?? { first: 0, last: blob.size - 1 };
@@ -138,15 +139,6 @@ function stageOf(digest: Digest, bootSet: BootSet | undefined): 'kernel' | 'init
 
 function bootIdOf(value: unknown): string | undefined {
   return typeof value === 'string' && /^[0-9A-Za-z]{1,64}$/.test(value) ? value : undefined;
-}
-
-/** A socket that listens on IPv6 too shows `::ffff:10.77.0.11`. */
-function remoteIp4(request: FastifyRequest): Ip4 | undefined {
-  return parseIp4((request.socket.remoteAddress ?? '').replace(/^::ffff:/i, ''));
-}
-
-function refuse(reply: FastifyReply, line: string): FastifyReply {
-  return reply.code(404).type('text/plain; charset=utf-8').send(`${line.replace(/\s+/g, ' ')}\n`);
 }
 
 function about({ node, boot }: Answer): { node?: string; boot?: string } {

@@ -1,12 +1,14 @@
 // The routes that machines call on their way up: script, enrolment, config, facts, reports. Text only, never JSON errors, never a stack.
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
-import { parseIp4, parseMac, type Ip4 } from '../addr.ts';
+import { parseMac } from '../addr.ts';
 import { renderScript } from '../boot/ipxe.ts';
 import { isReportable, renderConfig, type Report } from '../boot/session.ts';
 import type { Stage, StageDetail } from '../boot/timeline.ts';
 import { ENROL_PATH } from '../boot/urls.ts';
 import type { Booter, Session } from '../booter.ts';
 import { factsAsEnvironment, factsOf } from '../postboot/facts.ts';
+import { baseUrlOf, remoteIp4 } from './peer.ts';
+import { refuse, sendText } from './refusal.ts';
 
 /** What a step's output may bring; more is cut at its start, since the end tells why. */
 const TAIL_BYTES = 64 * 1024;
@@ -20,7 +22,7 @@ export async function machineRoutes(app: FastifyInstance, { booter }: { readonly
   app.get<{ Params: { mac: string } }>('/script/:mac', async (request, reply) => {
     const mac = parseMac(request.params.mac);
     if (!mac) return refuse(reply, 404, 'NODE_UNKNOWN', 'this is not a MAC address');
-    const ip = addressOf(request);
+    const ip = remoteIp4(request);
     const answer = await booter.ask({ via: 'http', mac, ...(ip ? { ip } : {}), asker: 'ipxe', wants: 'script' });
     const { boot, node } = answer;
     if (boot && answer.decision.kind === 'boot' && request.method === 'GET') {
@@ -32,17 +34,17 @@ export async function machineRoutes(app: FastifyInstance, { booter }: { readonly
       ...(node ? { node: node.name } : {}),
       ...(boot ? { bootId: boot.id, profile: boot.profile } : {}),
     });
-    return text(reply, 200, script);
+    return sendText(reply, 200, script);
   });
 
   app.post(ENROL_PATH, async (request, reply) => {
-    const ip = addressOf(request);
+    const ip = remoteIp4(request);
     if (!ip) return refuse(reply, 403, 'ENROL_REFUSED', 'only IPv4 machines enrol');
     const said = pairsOf(request.body);
     const mac = parseMac(said.get('mac') ?? '');
     const bootId = said.get('boot');
     const enrolment = await booter.enrol({ ip, ...(mac ? { mac } : {}), ...(bootId ? { bootId } : {}) });
-    if (enrolment.kind === 'enrolled') return text(reply, 201, `boot ${enrolment.boot.id}\ntoken ${enrolment.token}\n`);
+    if (enrolment.kind === 'enrolled') return sendText(reply, 201, `boot ${enrolment.boot.id}\ntoken ${enrolment.token}\n`);
     return enrolment.kind === 'replayed' ? refuse(reply, 409, 'ENROLLED_ALREADY', enrolment.why) : refuse(reply, 403, 'ENROL_REFUSED', enrolment.why);
   });
 
@@ -58,7 +60,7 @@ export async function machineRoutes(app: FastifyInstance, { booter }: { readonly
     const session = await inSession(request, reply);
     if (!session) return reply;
     if (request.method === 'GET') reply.raw.once('finish', () => void booter.seen(session.boot.id, 'config'));
-    return text(reply, 200, renderConfig(session.boot, session.bootSet, session.node));
+    return sendText(reply, 200, renderConfig(session.boot, session.bootSet, session.node));
   });
 
   app.get('/boots/:id/facts', async (request, reply) => {
@@ -70,7 +72,7 @@ export async function machineRoutes(app: FastifyInstance, { booter }: { readonly
   app.get('/boots/:id/facts.env', async (request, reply) => {
     const session = await inSession(request, reply);
     if (!session) return reply;
-    return text(reply, 200, factsAsEnvironment(factsOf(session.boot, session.bootSet, session.node, baseUrlOf(request))));
+    return sendText(reply, 200, factsAsEnvironment(factsOf(session.boot, session.bootSet, session.node, baseUrlOf(request))));
   });
 
   app.post('/boots/:id/report', async (request, reply) => {
@@ -110,24 +112,4 @@ function isState(state: string | undefined): state is Stage['state'] {
 function pairsOf(body: unknown): Map<string, string> {
   const lines = Buffer.isBuffer(body) ? body.toString('utf8').split('\n') : [];
   return new Map(lines.flatMap((line) => (line.includes(' ') ? [[line.slice(0, line.indexOf(' ')), line.slice(line.indexOf(' ') + 1).trim()] as const] : [])));
-}
-
-/** The machine's IPv4 address, also behind a socket that listens on both families. */
-export function addressOf(request: FastifyRequest): Ip4 | undefined {
-  return parseIp4((request.socket.remoteAddress ?? '').replace(/^::ffff:/, ''));
-}
-
-/** How this machine reached us: right on a daemon with several cards, where no one setting could be. */
-function baseUrlOf(request: FastifyRequest): string {
-  const { localAddress = '127.0.0.1', localPort } = request.socket;
-  return `http://${localAddress.replace(/^::ffff:/, '')}:${localPort}`;
-}
-
-function text(reply: FastifyReply, status: number, body: string): FastifyReply {
-  return reply.code(status).type('text/plain; charset=utf-8').send(body);
-}
-
-/** One line that a console can show: `CODE: what happened`. */
-export function refuse(reply: FastifyReply, status: number, code: string, why: string): FastifyReply {
-  return text(reply, status, `${code}: ${why}\n`);
 }

@@ -1,8 +1,9 @@
 // The HTTP listeners: one for machines on the boot LAN, one for people on a Unix socket and loopback. They share no route.
 import { chmodSync, rmSync } from 'node:fs';
 import { fastify, type FastifyError, type FastifyInstance } from 'fastify';
-import { AppError } from '../errors.ts';
+import { AppError, type ErrorCode } from '../errors.ts';
 import type { Log } from '../log.ts';
+import { refusalLine } from './refusal.ts';
 
 /** Longest wait for a request's head and body, in milliseconds; fastify's own default is for ever (TRAPS 3). */
 const REQUEST_TIMEOUT_MS = 60_000;
@@ -13,10 +14,10 @@ const REQUEST_TIMEOUT_MS = 60_000;
  */
 export async function createHttp(kind: 'machines' | 'people', log: Log, routes: (app: FastifyInstance) => Promise<void>): Promise<FastifyInstance> {
   const app = fastify({ logger: false, requestTimeout: REQUEST_TIMEOUT_MS, bodyLimit: 256 * 1024, routerOptions: { maxParamLength: 200 }, forceCloseConnections: true });
-  const say = (code: string, message: string): string | { code: string; message: string } => (kind === 'machines' ? `${code}: ${message}\n` : { code, message });
+  const say = (code: ErrorCode, message: string, hint?: string) => (kind === 'machines' ? refusalLine(code, message) : { code, message, ...(hint ? { hint } : {}) });
   app.setErrorHandler((error: FastifyError, request, reply) => {
     const status = error.statusCode ?? 500;
-    if (error instanceof AppError) return reply.code(statusOf(error)).send(kind === 'machines' ? say(error.code, error.message) : { code: error.code, message: error.message, ...(error.hint ? { hint: error.hint } : {}) });
+    if (error instanceof AppError) return reply.code(statusOf(error)).send(say(error.code, error.message, error.hint));
     if (status < 500) return reply.code(status).send(say('REQUEST_INVALID', error.message));
     log.error({ err: error, method: request.method, path: request.url }, 'request failed');
     return reply.code(500).send(say('BUG', 'rackseed failed to answer; its log says more'));

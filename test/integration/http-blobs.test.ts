@@ -236,11 +236,22 @@ describe('the blob route', () => {
   it('cuts the connection, rather than pad or lie, when the file is shorter than it was', async () => {
     const bytes = Buffer.alloc(32 << 20, 'cut');
     const { digest } = await blobs.add(Readable.from([bytes]));
-    const pending = curl('--limit-rate', '20M', base + blobPath(digest));
-    await vi.waitFor(() => expect(openBlobs()).toHaveLength(1));
+    const port = Number(new URL(base).port);
+    const socket = connect(port, '127.0.0.1');
+    socket.write(`GET ${blobPath(digest)} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n`);
+    const chunks: Buffer[] = [await new Promise<Buffer>((resolve) => socket.once('data', resolve))];
+    // Nobody reads: the rest is far more than all socket buffers hold, so the server waits in the middle of the file.
+    socket.pause();
     truncateSync(blobs.path(digest), 100);
-    const { code, body } = await pending;
-    expect(code).toBe(18);
+    socket.on('data', (chunk: Buffer) => chunks.push(chunk));
+    socket.on('error', () => undefined);
+    const closed = new Promise((resolve) => socket.once('close', resolve));
+    socket.resume();
+    await closed;
+    const answer = Buffer.concat(chunks);
+    const body = answer.subarray(answer.indexOf('\r\n\r\n') + 4);
+    expect(answer.toString('latin1', 0, 500)).toContain(`content-length: ${bytes.length}`);
+    expect(body.length).toBeLessThan(bytes.length);
     expect(bytes.subarray(0, body.length).equals(body)).toBe(true);
     await vi.waitFor(() => expect(openBlobs()).toEqual([]));
   });

@@ -1,0 +1,38 @@
+// `rackseed node list|show`: nodes as the daemon knows them.
+import { createClient, type ClientOptions } from './client.ts';
+import { duration, render, type Column, type Format } from './output.ts';
+
+interface NodeRow {
+  readonly name: string;
+  readonly profile: string;
+  readonly macs: readonly string[];
+  readonly ip?: string;
+  readonly labels: Readonly<Record<string, string>>;
+  readonly updatePending?: boolean;
+  readonly boot?: { readonly id: string; readonly state: string; readonly why?: string; readonly startedAt: number; readonly stage?: string };
+}
+
+const COLUMNS: readonly Column<NodeRow>[] = [
+  { title: 'NAME', of: (node) => node.name },
+  { title: 'PROFILE', of: (node) => node.profile },
+  { title: 'IP', of: (node) => node.ip },
+  { title: 'BOOT', of: (node) => node.boot?.state },
+  { title: 'STAGE', of: (node) => node.boot?.stage },
+  { title: 'AGE', of: (node) => node.boot && duration(Date.now() - node.boot.startedAt) },
+  { title: 'WHY', of: (node) => node.boot?.why },
+  { title: 'MACS', of: (node) => node.macs.join(','), wide: true },
+  { title: 'LABELS', of: (node) => Object.entries(node.labels).map(([name, value]) => `${name}=${value}`).join(','), wide: true },
+  { title: 'UPDATE', of: (node) => (node.updatePending ? 'at next boot' : undefined), wide: true },
+  { title: 'BOOT ID', of: (node) => node.boot?.id, wide: true },
+];
+
+export async function nodeList(options: ClientOptions & { readonly output: Format }): Promise<string> {
+  const answer = await createClient(options).get<{ nodes: NodeRow[] }>('/api/nodes');
+  return render(options.output, answer, answer.nodes, COLUMNS);
+}
+
+/** By name or by any of its MACs. */
+export async function nodeShow(node: string, options: ClientOptions & { readonly output: Format }): Promise<string> {
+  const answer = await createClient(options).get<NodeRow>(`/api/nodes/${encodeURIComponent(node)}`);
+  return render(options.output, answer, [answer], options.output === 'table' ? COLUMNS.map((column) => ({ ...column, wide: false })) : COLUMNS);
+}

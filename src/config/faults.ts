@@ -5,14 +5,24 @@ import type { Fault } from '../errors.ts';
 
 export type Path = readonly PropertyKey[];
 
-/** Syntax errors of the YAML itself. */
+/** Syntax errors of the YAML itself, and tags that mean nothing to it. */
 export function yamlFaults(document: Document.Parsed, file: string): Fault[] {
-  return document.errors.map((error) => ({
+  const found = [...document.errors, ...document.warnings];
+  const deep = found.filter((error) => /call stack/.test(error.message));
+  // Each level that was left open complains for itself; one complaint tells it.
+  return (deep.length > 0 ? deep.slice(0, 1) : found.filter((error, index) => index === 0 || error.message !== found[index - 1]!.message)).map((error) => ({
     file,
     line: error.linePos?.[0].line ?? 1,
     column: error.linePos?.[0].col ?? 1,
-    message: error.message.split('\n')[0]!.replace(/ at line \d+, column \d+:?$/, ''),
+    message: syntaxMessage(error),
   }));
+}
+
+function syntaxMessage({ code, message }: { readonly code: string; readonly message: string }): string {
+  if (/call stack/.test(message)) return 'nested too deeply to be read';
+  if (code === 'MULTIPLE_DOCS') return 'a second document starts here; one file holds one';
+  const line = message.split('\n')[0]!.replace(/ at line \d+, column \d+:?$/, '');
+  return code === 'TAG_RESOLVE_FAILED' ? line.replace(/^Unresolved tag: (.*)$/, 'tag $1 means nothing here') : line;
 }
 
 /** The place of a value, or of its key with `key: true`; the nearest existing ancestor when the path leads nowhere. */
@@ -49,8 +59,28 @@ export function zodFaults(error: z.ZodError, document: Document.Parsed, lines: L
       });
     }
     const where = issue.path.length > 0 ? `${issue.path.join('.')}: ` : '';
-    return [{ file, ...placeOf(document, lines, issue.path), message: `${where}${issue.message}` }];
+    const badKey = issue.code === 'invalid_key';
+    const message = (badKey && issue.issues[0]?.message) || issue.message;
+    return [{ file, ...placeOf(document, lines, issue.path, { key: badKey }), message: `${where}${message}` }];
   });
+}
+
+/** An operator's words for what a schema says by default; for `safeParse(value, { error: plainWords })`. A schema's own message wins. */
+export function plainWords(issue: { readonly code?: string | undefined; readonly input?: unknown; readonly expected?: unknown; readonly values?: readonly unknown[] }): string | undefined {
+  if (issue.code !== 'invalid_type' && issue.code !== 'invalid_value' && issue.code !== 'invalid_union') return undefined;
+  if (issue.input === undefined) return 'missing';
+  if (issue.input === null) return 'empty';
+  if (issue.code === 'invalid_value') return `must be ${(issue.values ?? []).map(String).join(' or ')}, not ${shown(issue.input)}`;
+  if (issue.code === 'invalid_union') return `must be one value, not ${shown(issue.input)}`;
+  const words: Record<string, string> = { array: 'a list, such as [a, b]', object: 'a map, such as { key: value }', record: 'a map, such as { key: value }', string: 'text', number: 'a number', int: 'a whole number', boolean: 'true or false' };
+  return `must be ${words[String(issue.expected)] ?? String(issue.expected)}, not ${shown(issue.input)}`;
+}
+
+function shown(value: unknown): string {
+  if (Array.isArray(value)) return 'a list';
+  if (typeof value === 'object') return 'a map';
+  const text = String(value);
+  return text.length > 40 ? `${text.slice(0, 40)}…` : text;
 }
 
 /** The keys that a schema knows at a path, so that a wrong one can be answered with a near one. */
@@ -62,8 +92,8 @@ export function knownKeys(schema: z.ZodType, path: Path): readonly string[] {
 }
 
 function unwrap(schema: unknown): unknown {
-  let at = schema as { def?: { innerType?: unknown } } | undefined;
-  while (at?.def?.innerType) at = at.def.innerType as typeof at;
+  let at = schema as { def?: { innerType?: unknown; in?: unknown } } | undefined;
+  while (at?.def?.innerType ?? at?.def?.in) at = (at!.def!.innerType ?? at!.def!.in) as typeof at;
   return at;
 }
 
@@ -75,7 +105,7 @@ function descend(schema: unknown, step: PropertyKey): unknown {
 /** The candidate with the smallest edit distance, if it is near enough to be a typing mistake. */
 export function nearest(word: string, candidates: Iterable<string>): string | undefined {
   let best: string | undefined;
-  let least = Math.max(2, Math.floor(word.length / 3)) + 1;
+  let least = Math.max(1, Math.floor(word.length / 3)) + 1;
   for (const candidate of candidates) {
     const distance = editDistance(word.toLowerCase(), candidate.toLowerCase());
     if (distance < least) [best, least] = [candidate, distance];
@@ -83,14 +113,18 @@ export function nearest(word: string, candidates: Iterable<string>): string | un
   return best;
 }
 
+/** Insertions, deletions, changes, and two neighbours swapped, which is the commonest slip of all: `exti`. */
 function editDistance(a: string, b: string): number {
+  let before: number[] = [];
   let row = Array.from({ length: b.length + 1 }, (_, i) => i);
   for (let i = 1; i <= a.length; i++) {
     const next = [i];
     for (let j = 1; j <= b.length; j++) {
-      next.push(Math.min(row[j]! + 1, next[j - 1]! + 1, row[j - 1]! + (a[i - 1] === b[j - 1] ? 0 : 1)));
+      const change = row[j - 1]! + (a[i - 1] === b[j - 1] ? 0 : 1);
+      const swap = i > 1 && j > 1 && a[i - 1] === b[j - 2] && a[i - 2] === b[j - 1] ? before[j - 2]! + 1 : Infinity;
+      next.push(Math.min(row[j]! + 1, next[j - 1]! + 1, change, swap));
     }
-    row = next;
+    [before, row] = [row, next];
   }
   return row[b.length]!;
 }

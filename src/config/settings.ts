@@ -1,14 +1,17 @@
 // rackseed.yaml: what the daemon serves, where and from what. Read once at start.
 import { existsSync, readFileSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
-import { LineCounter, parseDocument } from 'yaml';
 import { z } from 'zod';
-import { parseIp4, parseRange, parseSubnet, subnetContains, type Ip4, type IpRange, type Subnet } from '../addr.ts';
-import { AppError, FaultsError } from '../errors.ts';
-import { knownKeys, placeOf, yamlFaults, zodFaults } from './faults.ts';
+import { broadcastOf, ip4FromNumber, ip4ToNumber, parseIp4, parseRange, parseSubnet, subnetContains, type Ip4, type IpRange, type Subnet } from '../addr.ts';
+import { AppError, FaultsError, type Fault } from '../errors.ts';
+import { readYaml, type YamlFile } from './document.ts';
+import { knownKeys, plainWords, zodFaults, type Path } from './faults.ts';
 
-const ip4 = z.string().refine((text) => parseIp4(text) !== undefined, 'not an IPv4 address, such as 10.77.0.1');
-const duration = z.union([z.number().int().positive(), z.string().regex(/^\d+(s|m|h|d)$/, 'a duration, such as 90s, 30m, 12h or 7d')]);
+const ip4 = z.string().refine((text) => parseIp4(text) !== undefined, 'not an IPv4 address, such as 10.77.0.1').meta({ format: 'ipv4' });
+/** Leases and refreshes of less than a second are none; more than ten years is a typing mistake. */
+const duration = z
+  .union([z.number(), z.string()], { error: 'not a duration, such as 90s, 30m, 12h or 7d' })
+  .refine((value) => /^[1-9]\d{0,8}[smhd]?$/.test(String(value)) && seconds(value) <= 315_360_000, 'not a duration, such as 90s, 30m, 12h or 7d');
 
 /** The one source of what may stand in rackseed.yaml: check, editor schema and docs come from it. */
 export const settingsSchema = z.strictObject({
@@ -42,7 +45,7 @@ export const settingsSchema = z.strictObject({
     .prefault({}),
   loaders: z.strictObject({ dir: z.string().default('/usr/lib/ipxe') }).prefault({}),
   repos: z
-    .record(z.string().regex(/^[a-z0-9][a-z0-9._-]*$/), z.strictObject({ url: z.string().min(1), refresh: duration.default('5m') }))
+    .record(z.string().regex(/^[a-z0-9][a-z0-9._-]*$/, 'not a repository name: lower-case letters, digits and . _ -'), z.strictObject({ url: z.string().min(1), refresh: duration.default('5m') }))
     .default({})
     .describe('post-boot repositories to mirror; `post-boot`, the shipped one, is always there'),
   log: z.strictObject({ level: z.enum(['trace', 'debug', 'info', 'warn', 'error']).default('info') }).prefault({}),
@@ -88,32 +91,31 @@ export function readSettings(path?: string): Settings {
   return parseSettings(readFileSync(file, 'utf8'), file);
 }
 
+/** Parses and checks the text of a settings file; CONFIG_INVALID (a FaultsError with every fault). */
 export function parseSettings(text: string, file: string): Settings {
-  const lines = new LineCounter();
-  const document = parseDocument(text, { lineCounter: lines });
-  const syntax = yamlFaults(document, file);
-  if (syntax.length > 0) throw new FaultsError('CONFIG_INVALID', syntax);
-  const parsed = settingsSchema.safeParse(document.toJS() ?? {});
-  if (!parsed.success) throw new FaultsError('CONFIG_INVALID', zodFaults(parsed.error, document, lines, file, (path) => knownKeys(settingsSchema, path)));
+  const yaml = readYaml(text, file, { scalars: 'typed' });
+  if (yaml.value === undefined) throw new FaultsError('CONFIG_INVALID', yaml.faults);
+  const parsed = settingsSchema.safeParse(yaml.value ?? {}, { error: plainWords });
+  if (!parsed.success) {
+    const faults = zodFaults(parsed.error, yaml.document, yaml.lines, file, (path) => knownKeys(settingsSchema, path));
+    throw new FaultsError('CONFIG_INVALID', [...yaml.faults, ...faults]);
+  }
   const raw = parsed.data;
   const base = dirname(resolve(file));
   const stateDir = resolve(base, raw.stateDir);
-  const subnets = raw.dhcp.subnets.map((entry, index): SubnetSettings => {
-    const subnet = parseSubnet(entry.subnet)!;
-    if (!subnetContains(subnet, entry.serverIp)) {
-      const place = placeOf(document, lines, ['dhcp', 'subnets', index, 'serverIp']);
-      throw new FaultsError('CONFIG_INVALID', [{ file, ...place, message: `serverIp ${entry.serverIp} is not in ${entry.subnet}` }]);
-    }
-    return {
-      subnet,
+  const faults = [...yaml.faults, ...subnetFaults(raw, yaml)];
+  if (faults.length > 0) throw new FaultsError('CONFIG_INVALID', faults);
+  const subnets = raw.dhcp.subnets.map(
+    (entry): SubnetSettings => ({
+      subnet: parseSubnet(entry.subnet)!,
       serverIp: entry.serverIp,
       ...(entry.pool ? { pool: parseRange(entry.pool)! } : {}),
       ...(entry.router ? { router: entry.router } : {}),
       dns: entry.dns,
       ...(entry.domain ? { domain: entry.domain } : {}),
       leaseSeconds: seconds(entry.leaseTime),
-    };
-  });
+    }),
+  );
   return {
     file,
     stateDir,
@@ -128,8 +130,33 @@ export function parseSettings(text: string, file: string): Settings {
   };
 }
 
+/** What a schema of single values cannot say of subnets: who lies in whom. */
+function subnetFaults(raw: z.output<typeof settingsSchema>, yaml: YamlFile): Fault[] {
+  const faults: Fault[] = [];
+  const fault = (path: Path, message: string) => faults.push({ file: yaml.file, ...yaml.place(path), message });
+  if (raw.dhcp.mode === 'full' && raw.dhcp.subnets.length === 0) fault(['dhcp', 'mode'], 'dhcp.mode full needs at least one of dhcp.subnets');
+  raw.dhcp.subnets.forEach((entry, index) => {
+    const at = (key: string): Path => ['dhcp', 'subnets', index, key];
+    const subnet = parseSubnet(entry.subnet)!;
+    const inside = (ip: Ip4) => subnetContains(subnet, ip) && (subnet.prefix > 30 || (ip !== ip4FromNumber(subnet.network) && ip !== broadcastOf(subnet)));
+    if (!inside(entry.serverIp)) fault(at('serverIp'), `serverIp ${entry.serverIp} is not in ${entry.subnet}`);
+    if (entry.router && !inside(entry.router)) fault(at('router'), `router ${entry.router} is not in ${entry.subnet}`);
+    const pool = entry.pool ? parseRange(entry.pool) : undefined;
+    if (pool && !(inside(ip4FromNumber(pool.first)) && inside(ip4FromNumber(pool.last)))) fault(at('pool'), `pool ${entry.pool} is not in ${entry.subnet}`);
+    for (const [what, ip] of [['serverIp', entry.serverIp], ['router', entry.router]] as const) {
+      if (pool && ip && ip4ToNumber(ip) >= pool.first && ip4ToNumber(ip) <= pool.last) fault(at('pool'), `pool ${entry.pool} contains ${what} ${ip}, which no machine can have`);
+    }
+    raw.dhcp.subnets.slice(0, index).forEach((other, before) => {
+      const known = parseSubnet(other.subnet)!;
+      if (!subnetContains(known, ip4FromNumber(subnet.network)) && !subnetContains(subnet, ip4FromNumber(known.network))) return;
+      const place = yaml.place(['dhcp', 'subnets', before, 'subnet']);
+      fault(at('subnet'), `subnet ${entry.subnet} overlaps ${other.subnet}, at ${yaml.file}:${place.line}:${place.column}`);
+    });
+  });
+  return faults;
+}
+
 function seconds(value: number | string): number {
-  if (typeof value === 'number') return value;
-  const unit = { s: 1, m: 60, h: 3600, d: 86400 }[value.slice(-1) as 's' | 'm' | 'h' | 'd'];
-  return Number(value.slice(0, -1)) * unit;
+  const [, amount, unit] = /^(\d+)([smhd]?)$/.exec(String(value))!;
+  return Number(amount) * { '': 1, s: 1, m: 60, h: 3600, d: 86400 }[unit as '' | 's' | 'm' | 'h' | 'd'];
 }

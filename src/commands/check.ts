@@ -1,0 +1,119 @@
+// `rackseed check`: the settings, every boot profile and every image.yaml, validated without a daemon and without writing anything.
+import { existsSync, readdirSync, statSync } from 'node:fs';
+import { join, relative } from 'node:path';
+import type { ImageRef } from '../boot/profile.ts';
+import { compile, readProfiles } from '../config/profiles.ts';
+import type { Resolver } from '../config/resolver.ts';
+import { readSettings, SETTINGS_PLACES, type Settings } from '../config/settings.ts';
+import { FaultsError, lineOf, type ErrorCode, type Fault } from '../errors.ts';
+import { createImageStore, type ImageStore } from '../images/manifest.ts';
+import { imageNames, readImageSpec } from '../images/spec.ts';
+import { SHIPPED } from '../shipped.ts';
+import { createArtifactStore, type ArtifactStore } from '../store/artifacts.ts';
+import { openReadOnly } from '../store/readonly.ts';
+
+export interface CheckOptions {
+  readonly config?: string;
+  /** This directory in place of the settings' one; without `config` no settings are read, so addresses and artifacts are not checked. */
+  readonly profiles?: string;
+}
+
+/**
+ * Prints `ok` with counts and what could not be checked; every fault of every file is in the FaultsError that is thrown otherwise
+ * (CONFIG_INVALID before PROFILES_INVALID before IMAGE_SPEC_INVALID). CONFIG_MISSING when there is nothing to check at all.
+ */
+export async function checkCommand(options: CheckOptions, io: { readonly print: (text: string) => void }): Promise<void> {
+  const faults: Fault[] = [];
+  const codes = new Set<ErrorCode>();
+  const collect = <T>(read: () => T): T | undefined => {
+    try {
+      return read();
+    } catch (error) {
+      if (!(error instanceof FaultsError)) throw error;
+      faults.push(...error.faults);
+      codes.add(error.code);
+      return undefined;
+    }
+  };
+
+  const alone = options.config === undefined && (options.profiles !== undefined || (!SETTINGS_PLACES.some((place) => existsSync(place)) && existsSync('boot-profiles')));
+  const settings = alone ? undefined : collect(() => readSettings(options.config));
+  const notChecked = new Set<string>(settings ? [] : ['addresses (no settings)']);
+  let counted = { profiles: 0, nodes: 0 };
+  if (alone || settings) {
+    const artifacts = settings && openArtifacts(settings.stateDir, notChecked);
+    try {
+      const dir = short(options.profiles ?? settings?.profilesDir ?? 'boot-profiles');
+      const files = await readProfiles(dir);
+      const compiled = await compile(files, whatIsHere(settings, artifacts?.store, notChecked), settings?.dhcp.subnets);
+      if (compiled.faults.length > 0) codes.add('PROFILES_INVALID');
+      faults.push(...compiled.faults);
+      counted = { profiles: files.length, nodes: Object.keys(compiled.generation?.nodes ?? {}).length };
+    } finally {
+      await artifacts?.close();
+    }
+  }
+  const images = options.profiles === undefined ? imageNames(SHIPPED.images) : [];
+  for (const name of images) collect(() => readImageSpec(short(SHIPPED.images), name));
+
+  const worst = (['CONFIG_INVALID', 'PROFILES_INVALID', 'IMAGE_SPEC_INVALID'] as const).find((code) => codes.has(code));
+  if (worst) throw new FaultsError(worst, faults);
+  const of = (count: number, what: string) => `${count} ${what}${count === 1 ? '' : 's'}`;
+  const parts = [...(settings ? [short(settings.file)] : []), of(counted.profiles, 'profile'), of(counted.nodes, 'node'), ...(images.length > 0 ? [of(images.length, 'image spec')] : [])];
+  io.print(`ok: ${parts.join(', ')}\n`);
+  for (const what of [...notChecked].sort()) io.print(`not checked: ${what}\n`);
+}
+
+/** Answers from what is on this disk; where it cannot tell it says yes and writes down that it did not look. */
+function whatIsHere(settings: Settings | undefined, artifacts: ArtifactStore | undefined, notChecked: Set<string>): Resolver {
+  const images: ImageStore | undefined = settings && existsSync(join(settings.stateDir, 'images')) ? createImageStore(settings.stateDir) : undefined;
+  const unknown = (what: string): void => void notChecked.add(what);
+  const repos = ['post-boot', ...Object.keys(settings?.repos ?? {})];
+  return {
+    image: async (name, ref) => (images ? images.resolve(name, ref) : (unknown(`image ${name}`), anyImage(name))),
+    imageNames: async () => (await images?.names()) ?? [],
+    artifact: async (name, version) => (artifacts ? artifacts.get(name, version) : (unknown(`artifact ${name} ${version}`), { version, digest: NO_DIGEST, size: 0 })),
+    artifactNames: async () => ((await artifacts?.list()) ?? []).map((artifact) => artifact.name),
+    artifactVersions: async (name) => ((await artifacts?.list()) ?? []).filter((artifact) => artifact.name === name).map((artifact) => artifact.version),
+    commit: async (repo, ref) => (settings && !repos.includes(repo) ? undefined : (unknown(`${ref} in repository ${repo}`), NO_COMMIT)),
+    repoNames: async () => repos,
+    hasSteps: async (repo, _commit, dir) => repo !== 'post-boot' || hasSteps(join(SHIPPED.postBoot, dir)),
+    stepDirs: async (repo) => (repo === 'post-boot' ? readdirSync(SHIPPED.postBoot).filter((dir) => hasSteps(join(SHIPPED.postBoot, dir))) : []),
+  };
+}
+
+const NO_DIGEST = `sha256:${'0'.repeat(64)}`;
+const NO_COMMIT = '0'.repeat(40);
+
+function anyImage(name: string): ImageRef {
+  const blob = { digest: NO_DIGEST, size: 0 };
+  return { name, digest: NO_DIGEST, arch: 'amd64', kernel: blob, initrds: [blob], squashfs: blob };
+}
+
+function hasSteps(dir: string): boolean {
+  return statSync(dir, { throwIfNoEntry: false })?.isDirectory() === true && readdirSync(dir).some((name) => /^\d\d-/.test(name));
+}
+
+/** The daemon's artifacts, for reading only: a check must not migrate the database of a daemon that is older than itself. */
+function openArtifacts(stateDir: string, notChecked: Set<string>): { readonly store: ArtifactStore; close(): Promise<void> } | undefined {
+  const file = join(stateDir, 'rackseed.db');
+  if (!existsSync(file)) return undefined;
+  try {
+    const database = openReadOnly(file);
+    try {
+      return { store: createArtifactStore(database), close: () => database.close() };
+    } catch (error) {
+      void database.close();
+      throw error;
+    }
+  } catch (error) {
+    notChecked.add(`the artifact store (${lineOf(error)})`);
+    return undefined;
+  }
+}
+
+/** As people would type it from here. */
+function short(path: string): string {
+  const from = relative(process.cwd(), path);
+  return from === '' ? '.' : from.startsWith('..') ? path : from;
+}

@@ -1,0 +1,88 @@
+// What may stand in one file of boot-profiles/: the one source of check, the editor's schema and docs/PROFILES.md.
+import { z } from 'zod';
+import { parseIp4, parseMac } from '../addr.ts';
+import { isDigest, type Digest } from '../digest.ts';
+
+/** A number or boolean keeps the text it was written in (see document.ts); the editor's schema lets it pass unquoted. */
+const text = z.union([z.string(), z.number(), z.boolean()]).transform(String);
+const line = text.refine((value) => !/[\u0000-\u001f\u007f]/.test(value), 'must be one line without control characters');
+/** The pattern goes into the editor's schema too, which a refinement alone does not. */
+const matching = (pattern: RegExp, message: string) => text.refine((value) => pattern.test(value), message).meta({ pattern: pattern.source });
+
+const mac = text
+  .refine((value) => parseMac(value) !== undefined, 'not a MAC address, such as 52:54:00:12:34:56')
+  .refine((value) => !/^.[13579bdf]/i.test(parseMac(value) ?? '00') && parseMac(value) !== '00:00:00:00:00:00', 'no card can have this address (it is a group address or all zeros)');
+
+/** RFC 1123 in lower case, one label: it becomes the machine's hostname and the Kubernetes node's name. */
+const nodeName = z
+  .string()
+  .regex(/^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/, 'not a hostname: lower-case letters, digits and inner dashes, at most 63')
+  .refine((name) => /[a-z]/.test(name) && name !== 'localhost' && parseMac(name) === undefined, 'cannot be a hostname here: it would be read as an address');
+
+const varName = z.string().regex(/^[A-Za-z][A-Za-z0-9_]*$/, 'not a variable name: a letter, then letters, digits and underscores');
+const vars = z.record(varName, line).nullish();
+
+const labels = z
+  .record(
+    z.string().regex(/^[A-Za-z0-9]([A-Za-z0-9._/-]{0,251}[A-Za-z0-9])?$/, 'not a label name, such as rack or example.org/rack'),
+    matching(/^([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?$/, 'not a label value: letters, digits and inner . _ -, at most 63'),
+  )
+  .nullish();
+
+/** Given by the script itself, for each boot anew; a second one would win or lose by chance. */
+const OURS = /^(rackseed|rackseed\.boot|ip|BOOTIF|initrd)=/;
+const cmdlineEntry = text
+  .meta({ pattern: '^[!-~]+$' })
+  .refine((entry) => /^[\x21-\x7e]*$/.test(entry), 'one parameter an entry: no spaces, line breaks, control or non-ASCII characters')
+  .refine((entry) => entry !== '', 'empty parameter')
+  // iPXE ends a command at these words and expands ${...} before the kernel sees it.
+  .refine((entry) => !entry.includes('${') && !entry.startsWith('#') && entry !== '||' && entry !== '&&', 'iPXE would take this for a part of its script: no ${, no leading #, no || or &&')
+  .refine((entry) => !OURS.test(entry), 'rackseed sets this parameter itself for each boot');
+
+const IMAGE = /^([a-z0-9][a-z0-9._-]*)(?::([A-Za-z0-9_][A-Za-z0-9._-]{0,127})|@(sha256:[0-9a-f]{64}))?$/;
+
+const node = z.strictObject({
+  macs: z.array(mac).min(1, 'needs at least one MAC').describe('every card the machine may boot from'),
+  ip: z.string().refine((value) => parseIp4(value) !== undefined, 'not an IPv4 address, such as 10.77.0.11').meta({ format: 'ipv4' }).optional().describe('its reserved address; without one it gets one of the pool'),
+  labels,
+  vars: vars.describe('what its post-boot scripts are told, over the profile\'s vars'),
+  exit: z.enum(['exit', 'sanboot']).default('exit').describe('how it leaves the loader to boot from its disk'),
+});
+
+export const profileSchema = z.strictObject({
+  image: matching(IMAGE, 'not an image: name, name:tag or name@sha256:<64 hex digits>').optional().describe('what to boot: name, name:tag or name@sha256:<digest>'),
+  boot: z.literal('local').optional().describe('local: an address, but boot from disk; takes the place of image'),
+  cmdline: z.array(cmdlineEntry).nullish().describe('kernel parameters, one an entry'),
+  root: z
+    .strictObject({ state: matching(/^(none|LABEL=[A-Za-z0-9._-]{1,16})$/, 'must be none or LABEL=<label of a file system>').default('none').describe('none: a tmpfs; LABEL=x: the file system that keeps state') })
+    .nullish(),
+  postBoot: z
+    .strictObject({
+      repo: z.string().regex(/^[a-z0-9][a-z0-9._-]*$/, 'not a repository name').describe('post-boot (the shipped one) or a key of repos in rackseed.yaml'),
+      ref: matching(/^(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._/-]*$/, 'not a branch, tag or commit').describe('branch, tag or commit; pinned when the profiles are loaded'),
+      steps: matching(/^[A-Za-z0-9_][A-Za-z0-9._-]*(\/[A-Za-z0-9_][A-Za-z0-9._-]*)*$/, 'not a directory inside the repository').describe('directory of the steps'),
+    })
+    .nullish(),
+  artifacts: z
+    .record(z.string().regex(/^[a-z0-9][a-z0-9._-]*$/, 'not an artifact name'), matching(/^[A-Za-z0-9][A-Za-z0-9._+-]*$/, 'not a version'))
+    .nullish()
+    .describe('name: version of each file that nodes need beside the image'),
+  vars: vars.describe('what the post-boot scripts of every node of this profile are told'),
+  nodes: z.record(nodeName, node).nullish().describe('the machines that boot this profile'),
+});
+
+export type ProfileSpec = z.output<typeof profileSchema>;
+
+/** In the design, but nothing reads them yet: refused by name instead of being ignored. */
+export const NOT_YET: Readonly<Record<string, string>> = {
+  match: 'name each machine under nodes until then',
+  default: 'name each machine under nodes until then',
+};
+
+/** Splits `name`, `name:tag`, `name@sha256:<digest>`; undefined when it is none of them. */
+export function parseImage(value: string): { readonly name: string; readonly ref?: { readonly tag?: string; readonly digest?: Digest } } | undefined {
+  const [, name, tag, digest] = IMAGE.exec(value) ?? [];
+  if (!name) return undefined;
+  if (tag) return { name, ref: { tag } };
+  return digest && isDigest(digest) ? { name, ref: { digest } } : { name };
+}

@@ -1,0 +1,186 @@
+// boot-profiles/*.yaml -> one frozen generation, or every fault of every file at once.
+import { readdir, readFile } from 'node:fs/promises';
+import { basename, join } from 'node:path';
+import { isScalar, isSeq } from 'yaml';
+import { parseIp4, parseMac, type Ip4, type Mac } from '../addr.ts';
+import type { Node } from '../boot/node.ts';
+import type { BootSet, Generation, Profile, RootState } from '../boot/profile.ts';
+import { digestOfValue, type Digest } from '../digest.ts';
+import { AppError, lineOf, type Fault } from '../errors.ts';
+import { claimFaults, isMapping, member } from './claims.ts';
+import { readYaml, type YamlFile } from './document.ts';
+import { knownKeys, nearest, plainWords, zodFaults } from './faults.ts';
+import { NOT_YET, profileSchema, type ProfileSpec } from './profile-schema.ts';
+import { resolveReferences, type References } from './references.ts';
+import type { Resolver } from './resolver.ts';
+import type { SubnetSettings } from './settings.ts';
+
+export interface ProfileFile {
+  /** As faults shall show it: the directory as it was given, and the name. */
+  readonly file: string;
+  readonly text: string;
+}
+
+interface ParsedProfile {
+  readonly name: string;
+  readonly yaml: YamlFile;
+  /** Absent when the file has faults. */
+  readonly spec?: ProfileSpec;
+  readonly faults: readonly Fault[];
+}
+
+/** The kernel's limit on x86 is 2048; the rest is for what the script adds. */
+const CMDLINE_MAX = 1500;
+
+/** `*.yaml` and `*.yml`; editors' backups, swap and lock files are none. */
+export function isProfileName(name: string): boolean {
+  return /^[^.#][^/]*\.ya?ml$/.test(name);
+}
+
+/** Every profile of the directory, ordered by name. AppError PROFILES_INVALID when the directory or a file cannot be read. */
+export async function readProfiles(dir: string): Promise<ProfileFile[]> {
+  try {
+    const entries = await readdir(dir, { withFileTypes: true });
+    const names = entries.filter((entry) => !entry.isDirectory() && isProfileName(entry.name)).map((entry) => entry.name);
+    const files = await Promise.all(names.sort().map((name) => readIfThere(join(dir, name))));
+    return files.filter((file) => file !== undefined);
+  } catch (error) {
+    throw new AppError('PROFILES_INVALID', `${dir}: ${lineOf(error)}`, 'the directory of boot profiles is `profiles` in rackseed.yaml', error);
+  }
+}
+
+/** A file may be gone between listing and reading; whoever took it away brings the next event. */
+async function readIfThere(file: string): Promise<ProfileFile | undefined> {
+  try {
+    return { file, text: await readFile(file, 'utf8') };
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
+    throw error;
+  }
+}
+
+/**
+ * Compiles all files into a generation, or tells every fault of every file; never both, never throws. The order of files and keys does
+ * not matter. Names, tags and refs are resolved here and nowhere else. Without `subnets` addresses are not held against them.
+ */
+export async function compile(files: readonly ProfileFile[], resolver: Resolver, subnets: readonly SubnetSettings[] = []): Promise<{ readonly generation?: Generation; readonly faults: readonly Fault[] }> {
+  const { parsed, faults } = parseAll(files, subnets);
+  const resolved: { profile: ParsedProfile; references: References }[] = [];
+  for (const profile of parsed) {
+    const answer = await resolveReferences(profile.yaml, resolver);
+    faults.push(...answer.faults);
+    resolved.push({ profile, references: answer.references });
+  }
+  if (faults.length > 0) return { faults: inOrder(faults) };
+  return { generation: build(resolved.map(({ profile, references }) => ({ name: profile.name, spec: profile.spec!, references }))), faults: [] };
+}
+
+function parseAll(files: readonly ProfileFile[], subnets: readonly SubnetSettings[]): { readonly parsed: readonly ParsedProfile[]; readonly faults: Fault[] } {
+  const parsed = [...files].sort((a, b) => (a.file < b.file ? -1 : 1)).map(parseProfile);
+  const faults = parsed.flatMap((profile) => profile.faults);
+  const first = new Map<string, string>();
+  for (const { name, yaml } of parsed) {
+    const other = first.get(name);
+    if (other) faults.push({ file: yaml.file, line: 1, column: 1, message: `profile ${name} is taken, also at ${other}:1:1` });
+    else first.set(name, yaml.file);
+  }
+  faults.push(...claimFaults(parsed.map((profile) => profile.yaml), subnets));
+  return { parsed, faults };
+}
+
+function parseProfile({ file, text }: ProfileFile): ParsedProfile {
+  const name = basename(file).replace(/\.ya?ml$/, '');
+  const yaml = readYaml(text, file, { scalars: 'text' });
+  const faults = [...yaml.faults];
+  if (!/^[a-z0-9][a-z0-9._-]*$/.test(name)) faults.push({ file, line: 1, column: 1, message: `a profile is named after its file, and ${name} is no name: lower-case letters, digits and . _ -` });
+  if (yaml.value === undefined) return { name, yaml, faults };
+  if (yaml.value !== null && !isMapping(yaml.value)) {
+    return { name, yaml, faults: [...faults, { file, ...yaml.place([]), message: 'must be a map of keys, such as image: debian-k0s' }] };
+  }
+  const content = { ...(yaml.value ?? {}) };
+  for (const [key, hint] of Object.entries(NOT_YET)) {
+    if (!Object.hasOwn(content, key)) continue;
+    delete content[key];
+    faults.push({ file, ...yaml.place([key], { key: true }), message: `${key} is not supported yet`, hint });
+  }
+  const result = profileSchema.safeParse(content, { error: plainWords });
+  if (!result.success) faults.push(...zodFaults(result.error, yaml.document, yaml.lines, file, (path) => knownKeys(profileSchema, path)));
+  faults.push(...contentFaults(yaml, content));
+  return { name, yaml, faults, ...(result.success ? { spec: result.data } : {}) };
+}
+
+/** What a schema of single values cannot say. */
+function contentFaults(yaml: YamlFile, content: Record<string, unknown>): Fault[] {
+  const { file } = yaml;
+  const faults: Fault[] = [];
+  if (content['boot'] === 'local') {
+    for (const key of ['image', 'cmdline', 'root', 'postBoot', 'artifacts', 'vars']) {
+      if (content[key] != null) faults.push({ file, ...yaml.place([key], { key: true }), message: `${key} has no meaning with boot: local` });
+    }
+  } else if (content['image'] === undefined && content['boot'] === undefined && !misspelt(content, ['image', 'boot'])) {
+    faults.push({ file, line: 1, column: 1, message: 'image: missing', hint: 'or boot: local, to boot from disk' });
+  }
+  const entries = member(content, 'cmdline');
+  if (Array.isArray(entries) && entries.join(' ').length > CMDLINE_MAX) {
+    faults.push({ file, ...yaml.place(['cmdline']), message: `cmdline has ${entries.join(' ').length} characters, at most ${CMDLINE_MAX} fit` });
+  }
+  return [...faults, ...cutParameters(yaml)];
+}
+
+/** An unknown key that is near to one of these has told its own fault already. */
+function misspelt(content: Record<string, unknown>, keys: readonly string[]): boolean {
+  return Object.keys(content).some((key) => !Object.hasOwn(profileSchema.shape, key) && nearest(key, keys));
+}
+
+/** `[console=ttyS0,115200]` is two entries: in a flow list YAML ends a plain entry at the comma. */
+function cutParameters(yaml: YamlFile): Fault[] {
+  const list = yaml.document.get('cmdline', true);
+  if (!isSeq(list) || !list.flow) return [];
+  return list.items.flatMap((item, index): Fault[] => {
+    const before = list.items[index - 1];
+    if (!isScalar(item) || !isScalar(before) || item.type !== 'PLAIN' || !/^\d[^.=]*$/.test(String(item.value))) return [];
+    if (item.range?.[0] !== (before.range?.[1] ?? 0) + 1) return [];
+    const whole = `${String(before.value)},${String(item.value)}`;
+    return [{ file: yaml.file, ...yaml.place(['cmdline', index]), message: `${String(item.value)} was cut off from its parameter at the comma`, hint: `quote it: "${whole}"` }];
+  });
+}
+
+function build(profiles: readonly { readonly name: string; readonly spec: ProfileSpec; readonly references: References }[]): Generation {
+  // Without prototypes: a lookup of a name that a stranger chose finds only what was put in.
+  const content = { profiles: record<Profile>(), bootSets: record<BootSet>(), nodes: record<Node>(), nodeByMac: record<string>(), nodeByIp: record<string>() };
+  for (const { name, spec, references } of profiles) {
+    const bootSet = bootSetOf(spec, references);
+    const id = bootSet && digestOfValue(bootSet);
+    if (bootSet && id) content.bootSets[id] = bootSet;
+    content.profiles[name] = { name, ...(id ? { bootSet: id } : {}) };
+    for (const [nodeName, node] of Object.entries(spec.nodes ?? {})) {
+      const macs = node.macs.map((mac): Mac => parseMac(mac)!);
+      const ip: Ip4 | undefined = node.ip === undefined ? undefined : parseIp4(node.ip);
+      content.nodes[nodeName] = { name: nodeName, macs, ...(ip ? { ip } : {}), labels: node.labels ?? {}, vars: node.vars ?? {}, exit: node.exit, profile: name, source: 'yaml' };
+      for (const mac of macs) content.nodeByMac[mac] = nodeName;
+      if (ip) content.nodeByIp[ip] = nodeName;
+    }
+  }
+  const id: Digest = digestOfValue(content);
+  return freeze({ id, ...content });
+}
+
+function bootSetOf(spec: ProfileSpec, { image, postBoot, artifacts }: References): BootSet | undefined {
+  if (!image) return undefined;
+  const state = (spec.root?.state ?? 'none') as RootState;
+  return { image, cmdline: spec.cmdline ?? [], root: { state }, ...(postBoot ? { postBoot } : {}), artifacts, vars: spec.vars ?? {} };
+}
+
+function record<T>(): Record<string, T> {
+  return Object.create(null) as Record<string, T>;
+}
+
+function freeze<T extends object>(value: T): T {
+  for (const member of Object.values(value)) if (typeof member === 'object' && member !== null) freeze(member as object);
+  return Object.freeze(value);
+}
+
+function inOrder(faults: readonly Fault[]): Fault[] {
+  const key = ({ file, line, column, message }: Fault) => `${file}\0${String(line).padStart(9, '0')}\0${String(column).padStart(9, '0')}\0${message}`;
+  return [...faults].sort((a, b) => (key(a) < key(b) ? -1 : 1));
+}

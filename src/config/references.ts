@@ -1,0 +1,90 @@
+// The names in a profile against what exists: image, artifacts, commit and steps, each with "did you mean".
+import type { ArtifactRef, ImageRef, PostBootRef } from '../boot/profile.ts';
+import { lineOf, type Fault } from '../errors.ts';
+import { entriesOf, member } from './claims.ts';
+import type { YamlFile } from './document.ts';
+import { nearest, type Path } from './faults.ts';
+import { parseImage, profileSchema } from './profile-schema.ts';
+import type { Resolver } from './resolver.ts';
+
+const parts = profileSchema.shape;
+
+/** What one profile's names mean; what is missing here has a fault instead. */
+export interface References {
+  readonly image?: ImageRef;
+  readonly postBoot?: PostBootRef;
+  readonly artifacts: Readonly<Record<string, ArtifactRef>>;
+}
+
+/**
+ * Each part that is right by itself is asked for, so that a file with other faults reports its unknown names too; one that breaks the
+ * schema never reaches a store or Git. Never throws.
+ */
+export async function resolveReferences(yaml: YamlFile, resolver: Resolver): Promise<{ readonly references: References; readonly faults: readonly Fault[] }> {
+  const faults: Fault[] = [];
+  const fault = (path: Path, message: string, hint?: string, key = false): undefined => {
+    faults.push({ file: yaml.file, ...yaml.place(path, { key }), message, ...(hint ? { hint } : {}) });
+  };
+  const asked = async <T>(path: Path, question: () => Promise<T | undefined>): Promise<T | undefined> => {
+    try {
+      return await question();
+    } catch (error) {
+      return fault(path, `cannot be resolved: ${lineOf(error)}`);
+    }
+  };
+  const image = await asked(['image'], () => resolveImage(yaml, resolver, fault));
+  const artifacts: Record<string, ArtifactRef> = {};
+  for (const [name, version] of entriesOf(member(yaml.value, 'artifacts'))) {
+    const found = typeof version === 'string' && parts.artifacts.safeParse({ [name]: version }).success ? await asked(['artifacts', name], () => resolveArtifact(name, version, resolver, fault)) : undefined;
+    if (found) artifacts[name] = found;
+  }
+  const postBoot = await asked(['postBoot'], () => resolvePostBoot(yaml, resolver, fault));
+  return { references: { ...(image ? { image } : {}), ...(postBoot ? { postBoot } : {}), artifacts }, faults };
+}
+
+type Complain = (path: Path, message: string, hint?: string, key?: boolean) => undefined;
+
+async function resolveImage(yaml: YamlFile, resolver: Resolver, fault: Complain): Promise<ImageRef | undefined> {
+  const text = member(yaml.value, 'image');
+  const wanted = typeof text === 'string' ? parseImage(text) : undefined;
+  if (!wanted) return undefined;
+  const found = await resolver.image(wanted.name, wanted.ref);
+  // Copied member by member: whatever else a store knows of an image must not move the boot set's digest.
+  if (found) return { name: found.name, digest: found.digest, arch: found.arch, kernel: blob(found.kernel), initrds: found.initrds.map(blob), squashfs: blob(found.squashfs) };
+  const names = await resolver.imageNames();
+  if (names.includes(wanted.name)) return fault(['image'], `image ${wanted.name} has no ${wanted.ref?.tag ? `tag ${wanted.ref.tag}` : (wanted.ref?.digest ?? 'build')}`, `rackseed image show ${wanted.name}`);
+  return fault(['image'], `unknown image ${wanted.name}`, meant(wanted.name, names) ?? `build it: rackseed image build ${wanted.name}`);
+}
+
+async function resolveArtifact(name: string, version: string, resolver: Resolver, fault: Complain): Promise<ArtifactRef | undefined> {
+  const found = await resolver.artifact(name, version);
+  if (found) return { version: found.version, digest: found.digest, size: found.size };
+  const names = await resolver.artifactNames();
+  const add = `add it: rackseed artifact add ${name} FILE --version ${version}`;
+  if (!names.includes(name)) return fault(['artifacts', name], `unknown artifact ${name}`, meant(name, names) ?? add, true);
+  const versions = await resolver.artifactVersions(name);
+  return fault(['artifacts', name], `artifact ${name} has no version ${version}`, meant(version, versions) ?? add);
+}
+
+async function resolvePostBoot(yaml: YamlFile, resolver: Resolver, fault: Complain): Promise<PostBootRef | undefined> {
+  const { data } = parts.postBoot.safeParse(member(yaml.value, 'postBoot'));
+  if (!data) return undefined;
+  const { repo, ref, steps } = data;
+  const commit = await resolver.commit(repo, ref);
+  if (!commit) {
+    const names = await resolver.repoNames();
+    if (names.includes(repo)) return fault(['postBoot', 'ref'], `repository ${repo} has no branch, tag or commit ${ref}`);
+    return fault(['postBoot', 'repo'], `unknown repository ${repo}`, meant(repo, names) ?? 'name it under repos in rackseed.yaml');
+  }
+  if (await resolver.hasSteps(repo, commit, steps)) return { repo, commit, steps };
+  return fault(['postBoot', 'steps'], `repository ${repo} has no steps in ${steps} at ${ref}`, meant(steps, await resolver.stepDirs(repo, commit)));
+}
+
+function blob({ digest, size }: { readonly digest: string; readonly size: number }) {
+  return { digest, size };
+}
+
+function meant(word: string, candidates: readonly string[]): string | undefined {
+  const near = nearest(word, candidates);
+  return near ? `did you mean ${near}?` : undefined;
+}

@@ -1,0 +1,146 @@
+// Boot profiles that are right, and small edits that make them wrong, each with the faults that it must bring.
+import type { ProfileFile } from '../../src/config/profiles.ts';
+
+/** What must exist for the good ones: image, artifact, and steps on `main` of a repository. */
+export const KNOWN = { image: 'debian-k0s', artifact: 'k0s', version: 'v1.36.1+k0s.0', repo: 'post-boot', ref: 'main', steps: 'k0s-single', subnet: '10.77.0.0/24', serverIp: '10.77.0.1', router: '10.77.0.2' } as const;
+
+/** Good as they stand; `a.yaml` uses all there is. */
+export const GOOD: Readonly<Record<'a.yaml' | 'b.yaml', string>> = {
+  'a.yaml': `image: debian-k0s
+cmdline: [console=ttyS0, quiet]
+root: { state: none }
+postBoot: { repo: post-boot, ref: main, steps: k0s-single }
+artifacts: { k0s: v1.36.1+k0s.0 }
+vars: { replicas: 3 }
+nodes:
+  n1: { macs: [52:54:00:12:34:56], ip: 10.77.0.11, labels: { rack: r1 } }
+  n2:
+    macs:
+      - 52:54:00:12:34:57
+      - 02-00-00-00-00-0a
+    ip: 10.77.0.12
+    exit: sanboot
+`,
+  'b.yaml': `boot: local
+nodes:
+  n3: { macs: [52:54:00:12:34:58], ip: 10.77.0.13 }
+`,
+};
+
+export interface Broken {
+  readonly what: string;
+  readonly file: keyof typeof GOOD;
+  /** The first `from` in the file becomes `to`; without `from` the whole file becomes `to`. */
+  readonly from?: string;
+  readonly to: string;
+  /** Every fault line, without the directory in front of the file names. */
+  readonly faults: readonly string[];
+}
+
+const in_ = (file: Broken['file']) => (what: string, from: string | undefined, to: string, ...faults: string[]): Broken => ({ what, file, ...(from === undefined ? {} : { from }), to, faults });
+const a = in_('a.yaml');
+const b = in_('b.yaml');
+
+export const BROKEN: readonly Broken[] = [
+  a('an unclosed list', '[console=ttyS0, quiet]', '[console=ttyS0, quiet', 'a.yaml:3:1: Flow sequence in block collection must be sufficiently indented and end with a ]'),
+  a('a tab as indentation', '  n2:', '\tn2:', 'a.yaml:9:1: Tabs are not allowed as indentation'),
+  a('a second document', 'vars:', '---\nvars:', 'a.yaml:6:1: a second document starts here; one file holds one'),
+  a('an empty file', undefined, '', 'a.yaml:1:1: image: missing (or boot: local, to boot from disk)'),
+  a('only comments', undefined, '# nothing yet\n', 'a.yaml:1:1: image: missing (or boot: local, to boot from disk)'),
+  a('a list at the top', undefined, '- image: debian-k0s\n', 'a.yaml:1:1: must be a map of keys, such as image: debian-k0s'),
+  a('text at the top', undefined, 'debian-k0s\n', 'a.yaml:1:1: must be a map of keys, such as image: debian-k0s'),
+  a('one key twice', 'vars:', 'image: debian-k0s\nvars:', 'a.yaml:6:1: key image stands twice in one map, also at a.yaml:1:1'),
+  a('one node twice in a file', '  n2:', '  n1:', 'a.yaml:9:3: key n1 stands twice in one map, also at a.yaml:8:3'),
+  a('an alias to nothing', 'debian-k0s', '*base', 'a.yaml:1:8: *base names no anchor that stands before it'),
+  a('an alias to itself', '{ replicas: 3 }', '&v { replicas: *v }', 'a.yaml:6:22: *v contains itself'),
+  a('a tag', 'debian-k0s', '!image debian-k0s', 'a.yaml:1:8: tag !image means nothing here'),
+  a('a key that is a list', 'vars:', '[vars]:', 'a.yaml:6:1: a key must be plain text'),
+  a('the key __proto__', '{ replicas: 3 }', '{ __proto__: 3 }', 'a.yaml:6:9: key __proto__ cannot be used'),
+  a('a misspelt key', 'postBoot', 'postboot', 'a.yaml:4:1: unknown key postboot (did you mean postBoot?)'),
+  a('a misspelt key of a node', 'exit: sanboot', 'exti: sanboot', 'a.yaml:14:5: unknown key exti (did you mean exit?)'),
+  a('a misspelt key of root', 'state: none', 'sate: none', 'a.yaml:3:9: unknown key sate (did you mean state?)'),
+  a('a misspelt key of postBoot', 'steps:', 'step:', 'a.yaml:4:11: postBoot.steps: missing', 'a.yaml:4:41: unknown key step (did you mean steps?)'),
+  a('a key that means nothing at all', 'vars:', 'frobnicate: 1\nvars:', 'a.yaml:6:1: unknown key frobnicate'),
+  a('a misspelt image key', 'image:', 'imgae:', 'a.yaml:1:1: unknown key imgae (did you mean image?)'),
+  a('neither image nor boot', 'image: debian-k0s\n', '', 'a.yaml:1:1: image: missing (or boot: local, to boot from disk)'),
+  a('an image without a name', 'image: debian-k0s', 'image:', 'a.yaml:1:7: image: empty'),
+  a('an image that is a list', 'image: debian-k0s', 'image: [debian-k0s]', 'a.yaml:1:8: image: must be one value, not a list'),
+  a('an unknown image', 'debian-k0s', 'debain-k0s', 'a.yaml:1:8: unknown image debain-k0s (did you mean debian-k0s?)'),
+  a('an image nothing is like', 'debian-k0s', 'windows', 'a.yaml:1:8: unknown image windows (build it: rackseed image build windows)'),
+  a('an unknown tag', 'debian-k0s', 'debian-k0s:stable', 'a.yaml:1:8: image debian-k0s has no tag stable (rackseed image show debian-k0s)'),
+  a('an unknown digest', 'debian-k0s', `debian-k0s@sha256:${'9'.repeat(64)}`, 'a.yaml:1:8: image debian-k0s has no sha256:9999999999999999999999999999999999999999999999999999999999999999 (rackseed image show debian-k0s)'),
+  a('a short digest', 'debian-k0s', 'debian-k0s@sha256:1234', 'a.yaml:1:8: image: not an image: name, name:tag or name@sha256:<64 hex digits>'),
+  a('a path as image', 'debian-k0s', '../debian-k0s', 'a.yaml:1:8: image: not an image: name, name:tag or name@sha256:<64 hex digits>'),
+  a('boot with another value', 'image: debian-k0s', 'boot: disk', 'a.yaml:1:7: boot: must be local, not disk'),
+  a('boot: local with an image and more', 'vars:', 'boot: local\nvars:', 'a.yaml:1:1: image has no meaning with boot: local', 'a.yaml:2:1: cmdline has no meaning with boot: local', 'a.yaml:3:1: root has no meaning with boot: local', 'a.yaml:4:1: postBoot has no meaning with boot: local', 'a.yaml:5:1: artifacts has no meaning with boot: local', 'a.yaml:7:1: vars has no meaning with boot: local'),
+  a('match', 'vars:', 'match: { labels: { rack: r2 } }\nvars:', 'a.yaml:6:1: match is not supported yet (name each machine under nodes until then)'),
+  a('default: true', 'vars:', 'default: true\nvars:', 'a.yaml:6:1: default is not supported yet (name each machine under nodes until then)'),
+  a('a command line that is text', '[console=ttyS0, quiet]', 'console=ttyS0 quiet', 'a.yaml:2:10: cmdline: must be a list, such as [a, b], not console=ttyS0 quiet'),
+  a('a parameter with a space', 'quiet', '"a b"', 'a.yaml:2:26: cmdline.1: one parameter an entry: no spaces, line breaks, control or non-ASCII characters'),
+  a('a parameter with a line break', 'quiet', '"a\\nboot"', 'a.yaml:2:26: cmdline.1: one parameter an entry: no spaces, line breaks, control or non-ASCII characters'),
+  a('a parameter with an escape character', 'quiet', '"a\\eb"', 'a.yaml:2:26: cmdline.1: one parameter an entry: no spaces, line breaks, control or non-ASCII characters'),
+  a('a parameter that iPXE would expand', 'quiet', '"x=${net0/mac}"', 'a.yaml:2:26: cmdline.1: iPXE would take this for a part of its script: no ${, no leading #, no || or &&'),
+  a('a parameter that ends the command', 'quiet', '"||"', 'a.yaml:2:26: cmdline.1: iPXE would take this for a part of its script: no ${, no leading #, no || or &&'),
+  a('a parameter that is a comment', 'quiet', '"#x"', 'a.yaml:2:26: cmdline.1: iPXE would take this for a part of its script: no ${, no leading #, no || or &&'),
+  a('an empty parameter', 'quiet', '""', 'a.yaml:2:26: cmdline.1: empty parameter'),
+  a('a parameter of ours', 'quiet', 'ip=dhcp', 'a.yaml:2:26: cmdline.1: rackseed sets this parameter itself for each boot'),
+  a('a parameter cut at its comma', 'ttyS0', 'ttyS0,115200n8', 'a.yaml:2:25: 115200n8 was cut off from its parameter at the comma (quote it: "console=ttyS0,115200n8")'),
+  a('a command line that is too long', 'quiet', `x=${'y'.repeat(1500)}`, 'a.yaml:2:10: cmdline has 1516 characters, at most 1500 fit'),
+  a('a state that is no state', 'state: none', 'state: /dev/sda', 'a.yaml:3:16: root.state: must be none or LABEL=<label of a file system>'),
+  a('root that is no map', 'root: { state: none }', 'root: none', 'a.yaml:3:7: root: must be a map, such as { key: value }, not none'),
+  a('an unknown repository', 'repo: post-boot', 'repo: postboot', 'a.yaml:4:19: unknown repository postboot (did you mean post-boot?)'),
+  a('an unknown ref', 'ref: main', 'ref: mian', 'a.yaml:4:35: repository post-boot has no branch, tag or commit mian'),
+  a('a ref that is an option', 'ref: main', 'ref: --upload-pack=x', 'a.yaml:4:35: postBoot.ref: not a branch, tag or commit'),
+  a('unknown steps', 'steps: k0s-single', 'steps: k0s-singel', 'a.yaml:4:48: repository post-boot has no steps in k0s-singel at main (did you mean k0s-single?)'),
+  a('steps outside of the repository', 'steps: k0s-single', 'steps: ../etc', 'a.yaml:4:48: postBoot.steps: not a directory inside the repository'),
+  a('postBoot without a ref', 'ref: main, ', '', 'a.yaml:4:11: postBoot.ref: missing'),
+  a('an unknown artifact', '{ k0s:', '{ k0:', 'a.yaml:5:14: unknown artifact k0 (did you mean k0s?)'),
+  a('an unknown version', 'v1.36.1+k0s.0', 'v1.36.2+k0s.0', 'a.yaml:5:19: artifact k0s has no version v1.36.2+k0s.0 (did you mean v1.36.1+k0s.0?)'),
+  a('a version that is missing', '{ k0s: v1.36.1+k0s.0 }', '{ k0s: }', 'a.yaml:5:19: artifacts.k0s: empty'),
+  a('a variable with dashes', 'replicas:', 'max-replicas:', 'a.yaml:6:9: vars.max-replicas: not a variable name: a letter, then letters, digits and underscores'),
+  a('a variable over two lines', 'replicas: 3', 'replicas: "3\\n4"', 'a.yaml:6:19: vars.replicas: must be one line without control characters'),
+  a('a variable that is a map', 'replicas: 3', 'replicas: { min: 3 }', 'a.yaml:6:19: vars.replicas: must be one value, not a map'),
+  a('a label with a space', 'rack: r1', 'rack: row 1', 'a.yaml:8:68: nodes.n1.labels.rack: not a label value: letters, digits and inner . _ -, at most 63'),
+  a('nodes as a list', undefined, 'image: debian-k0s\nnodes: [n9]\n', 'a.yaml:2:8: nodes: must be a map, such as { key: value }, not a list'),
+  a('a node with nothing', 'nodes:', 'nodes:\n  n0:', 'a.yaml:8:6: nodes.n0: empty'),
+  a('a node without MACs', 'macs: [52:54:00:12:34:56], ', '', 'a.yaml:8:7: nodes.n1.macs: missing'),
+  a('an empty list of MACs', '[52:54:00:12:34:56]', '[]', 'a.yaml:8:15: nodes.n1.macs: needs at least one MAC'),
+  a('one MAC that is no list', '[52:54:00:12:34:56]', '52:54:00:12:34:56', 'a.yaml:8:15: nodes.n1.macs: must be a list, such as [a, b], not 52:54:00:12:34:56'),
+  a('a MAC with a wrong digit', '52:54:00:12:34:56', '52:54:00:12:34:5g', 'a.yaml:8:16: nodes.n1.macs.0: not a MAC address, such as 52:54:00:12:34:56'),
+  a('a MAC with five parts', '52:54:00:12:34:56', '52:54:00:12:34', 'a.yaml:8:16: nodes.n1.macs.0: not a MAC address, such as 52:54:00:12:34:56'),
+  a('a group address as MAC', '52:54:00:12:34:56', '53:54:00:12:34:56', 'a.yaml:8:16: nodes.n1.macs.0: no card can have this address (it is a group address or all zeros)'),
+  a('the broadcast address as MAC', '52:54:00:12:34:56', 'ff:ff:ff:ff:ff:ff', 'a.yaml:8:16: nodes.n1.macs.0: no card can have this address (it is a group address or all zeros)'),
+  a('a node name in capitals', 'n1:', 'N1:', 'a.yaml:8:3: nodes.N1: not a hostname: lower-case letters, digits and inner dashes, at most 63'),
+  a('a node name with an underscore', 'n1:', 'n_1:', 'a.yaml:8:3: nodes.n_1: not a hostname: lower-case letters, digits and inner dashes, at most 63'),
+  a('a node name of digits', 'n1:', '11:', 'a.yaml:8:3: nodes.11: cannot be a hostname here: it would be read as an address'),
+  a('a node name that ends in a dash', 'n1:', 'n1-:', 'a.yaml:8:3: nodes.n1-: not a hostname: lower-case letters, digits and inner dashes, at most 63'),
+  a('a node named localhost', 'n1:', 'localhost:', 'a.yaml:8:3: nodes.localhost: cannot be a hostname here: it would be read as an address'),
+  a('an address with 300', '10.77.0.11', '10.77.0.300', 'a.yaml:8:40: nodes.n1.ip: not an IPv4 address, such as 10.77.0.11'),
+  a('an address with leading zeros', '10.77.0.11', '10.77.0.011', 'a.yaml:8:40: nodes.n1.ip: not an IPv4 address, such as 10.77.0.11'),
+  a('an address with its prefix', '10.77.0.11', '10.77.0.11/24', 'a.yaml:8:40: nodes.n1.ip: not an IPv4 address, such as 10.77.0.11'),
+  a('an address of no subnet', '10.77.0.11', '10.78.0.11', 'a.yaml:8:40: ip 10.78.0.11 is in no subnet that we serve: 10.77.0.0/24'),
+  a('our own address', '10.77.0.11', '10.77.0.1', 'a.yaml:8:40: ip 10.77.0.1 is our own (serverIp)'),
+  a("the router's address", '10.77.0.11', '10.77.0.2', "a.yaml:8:40: ip 10.77.0.2 is the router's"),
+  a('the broadcast address', '10.77.0.11', '10.77.0.255', 'a.yaml:8:40: ip 10.77.0.255 is the first or last of 10.77.0.0/24, which no machine can have'),
+  a('the network address', '10.77.0.11', '10.77.0.0', 'a.yaml:8:40: ip 10.77.0.0 is the first or last of 10.77.0.0/24, which no machine can have'),
+  a('one address for two nodes of a file', '10.77.0.12', '10.77.0.11', 'a.yaml:13:9: ip 10.77.0.11 is taken by node n1, also at a.yaml:8:40'),
+  a('one MAC for two nodes of a file, written in two ways', '52:54:00:12:34:57', '52-54-00-12-34-56', 'a.yaml:11:9: mac 52:54:00:12:34:56 is taken by node n1, also at a.yaml:8:16'),
+  a('one MAC twice in a node', '02-00-00-00-00-0a', '52:54:00:12:34:57', 'a.yaml:12:9: mac 52:54:00:12:34:57 stands twice, also at a.yaml:11:9'),
+  a('an unknown exit', 'sanboot', 'reboot', 'a.yaml:14:11: nodes.n2.exit: must be exit or sanboot, not reboot'),
+  b('a MAC of another profile', '52:54:00:12:34:58', '52:54:00:12:34:56', 'b.yaml:3:16: mac 52:54:00:12:34:56 is taken by node n1, also at a.yaml:8:16'),
+  b('an address of another profile', '10.77.0.13', '10.77.0.12', 'b.yaml:3:40: ip 10.77.0.12 is taken by node n2, also at a.yaml:13:9'),
+  b('a node that was copied and not moved', '  n3: { macs: [52:54:00:12:34:58], ip: 10.77.0.13 }', '  n1: { macs: [52:54:00:12:34:56], ip: 10.77.0.11 }', 'b.yaml:3:3: node n1 is taken, also at a.yaml:8:3'),
+  b('a misspelt key beside a taken MAC: both are told', '52:54:00:12:34:58], ip', '52:54:00:12:34:56], pi', 'b.yaml:3:16: mac 52:54:00:12:34:56 is taken by node n1, also at a.yaml:8:16', 'b.yaml:3:36: unknown key pi (did you mean ip?)'),
+];
+
+/** The good files with one edit; throws when the edit does not fit, so that a table entry cannot quietly test nothing. */
+export function broken(entry: Broken, dir = 'boot-profiles'): ProfileFile[] {
+  const before = GOOD[entry.file];
+  if (entry.from !== undefined && !before.includes(entry.from)) throw new Error(`${entry.what}: ${entry.from} is not in ${entry.file}`);
+  const after = entry.from === undefined ? entry.to : before.replace(entry.from, () => entry.to);
+  return Object.entries(GOOD).map(([name, text]) => ({ file: `${dir}/${name}`, text: name === entry.file ? after : text }));
+}
+
+export function good(dir = 'boot-profiles'): ProfileFile[] {
+  return Object.entries(GOOD).map(([name, text]) => ({ file: `${dir}/${name}`, text }));
+}

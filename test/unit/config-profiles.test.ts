@@ -1,0 +1,252 @@
+// Boot profiles become one generation, or every fault of every file; nothing in between.
+import { mkdtempSync, mkdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import fc from 'fast-check';
+import { describe, expect, test } from 'vitest';
+import { parseSubnet } from '../../src/addr.ts';
+import type { Generation } from '../../src/boot/profile.ts';
+import { compile, readProfiles, type ProfileFile } from '../../src/config/profiles.ts';
+import type { Resolver } from '../../src/config/resolver.ts';
+import { digestOfValue } from '../../src/digest.ts';
+import { formatFault } from '../../src/errors.ts';
+import { SHIPPED } from '../../src/shipped.ts';
+import { BROKEN, broken, good, KNOWN } from './broken-profiles.ts';
+import { COMMIT, IMAGE, knownResolver } from './known-resolver.ts';
+
+const SUBNETS = [{ subnet: parseSubnet(KNOWN.subnet)!, serverIp: KNOWN.serverIp, router: KNOWN.router, dns: [], leaseSeconds: 60 }];
+const one = (text: string, name = 'a.yaml'): ProfileFile[] => [{ file: `boot-profiles/${name}`, text }];
+
+async function generationOf(files: readonly ProfileFile[], resolver = knownResolver): Promise<Generation> {
+  const { generation, faults } = await compile(files, resolver, SUBNETS);
+  expect(faults.map(formatFault)).toEqual([]);
+  return generation!;
+}
+
+async function faultsOf(files: readonly ProfileFile[], resolver = knownResolver): Promise<string[]> {
+  const { generation, faults } = await compile(files, resolver, SUBNETS);
+  expect(generation).toBeUndefined();
+  return faults.map((fault) => formatFault(fault).replaceAll('boot-profiles/', ''));
+}
+
+describe('good profiles', () => {
+  test('become nodes, profiles and boot sets with every name resolved', async () => {
+    const generation = await generationOf(good());
+    const id = generation.profiles['a']!.bootSet!;
+    expect(generation.bootSets[id]).toEqual({
+      image: IMAGE,
+      cmdline: ['console=ttyS0', 'quiet'],
+      root: { state: 'none' },
+      postBoot: { repo: 'post-boot', commit: COMMIT, steps: 'k0s-single' },
+      artifacts: { k0s: await knownResolver.artifact('k0s', KNOWN.version) },
+      vars: { replicas: '3' },
+    });
+    expect(id).toBe(digestOfValue(generation.bootSets[id]));
+    expect(generation.profiles['b']).toEqual({ name: 'b' });
+    expect(generation.nodes['n2']).toEqual({ name: 'n2', macs: ['52:54:00:12:34:57', '02:00:00:00:00:0a'], ip: '10.77.0.12', labels: {}, vars: {}, exit: 'sanboot', profile: 'a', source: 'yaml' });
+    expect({ ...generation.nodeByMac }).toEqual({ '52:54:00:12:34:56': 'n1', '52:54:00:12:34:57': 'n2', '02:00:00:00:00:0a': 'n2', '52:54:00:12:34:58': 'n3' });
+    expect({ ...generation.nodeByIp }).toEqual({ '10.77.0.11': 'n1', '10.77.0.12': 'n2', '10.77.0.13': 'n3' });
+  });
+
+  test('the id is the digest of all the rest', async () => {
+    const { id, ...rest } = await generationOf(good());
+    expect(id).toBe(digestOfValue(rest));
+  });
+
+  test('the order of files, of keys and of nodes does not change the id', async () => {
+    const { id } = await generationOf(good());
+    expect((await generationOf([...good()].reverse())).id).toBe(id);
+    const lines = good()[0]!.text.split('\n');
+    const reordered = [...lines.slice(6, 7), ...lines.slice(8, 14), lines[7]!, ...lines.slice(0, 6).reverse(), ''].join('\n');
+    expect((await generationOf([{ file: 'elsewhere/a.yaml', text: reordered }, good()[1]!])).id).toBe(id);
+  });
+
+  test('whatever else a store knows of its things does not change the id', async () => {
+    const { id } = await generationOf(good());
+    const chatty: Resolver = {
+      ...knownResolver,
+      image: async (name, ref) => ({ ...(await knownResolver.image(name, ref))!, builtAt: 17 }),
+      artifact: async (name, version) => ({ ...(await knownResolver.artifact(name, version))!, name, addedAt: 17 }),
+    };
+    expect((await generationOf(good(), chatty)).id).toBe(id);
+  });
+
+  test.each([
+    ['another command line', 'quiet', 'debug'],
+    ['another variable', 'replicas: 3', 'replicas: 4'],
+    ['another address', '10.77.0.11', '10.77.0.14'],
+    ['a node moved to another profile', '  n1: { macs: [52:54:00:12:34:56], ip: 10.77.0.11, labels: { rack: r1 } }\n', ''],
+  ])('%s is another generation', async (_what, from, to) => {
+    const [a, b] = good();
+    expect((await generationOf([{ ...a!, text: a!.text.replace(from, to) }, b!])).id).not.toBe((await generationOf(good())).id);
+  });
+
+  test('two profiles with one content share one boot set', async () => {
+    const generation = await generationOf([...one('image: debian-k0s\n', 'x.yaml'), ...one('image: debian-k0s\nroot: { state: none }\n', 'y.yml')]);
+    expect(generation.profiles['x']!.bootSet).toBe(generation.profiles['y']!.bootSet);
+    expect(Object.keys(generation.bootSets)).toHaveLength(1);
+  });
+
+  test('a generation is frozen to its leaves', async () => {
+    const generation = await generationOf(good());
+    const open: string[] = [];
+    const walk = (value: unknown, at: string): void => {
+      if (typeof value !== 'object' || value === null) return;
+      if (!Object.isFrozen(value)) open.push(at);
+      for (const [key, member] of Object.entries(value)) walk(member, `${at}.${key}`);
+    };
+    walk(generation, 'generation');
+    expect(open).toEqual([]);
+  });
+
+  test('a lookup of a name that JavaScript objects inherit finds nothing', async () => {
+    const { nodes, profiles, nodeByMac } = await generationOf(good());
+    expect([nodes['constructor'], profiles['toString'], nodeByMac['__proto__']]).toEqual([undefined, undefined, undefined]);
+  });
+
+  test('no file at all is a generation that knows no machine', async () => {
+    const { nodes, profiles } = await generationOf([]);
+    expect([Object.keys(nodes), Object.keys(profiles)]).toEqual([[], []]);
+  });
+
+  test('sections whose content is commented out are empty', async () => {
+    const generation = await generationOf(one('image: debian-k0s\nnodes:\n  # n1: {}\nvars:\nartifacts:\ncmdline:\nroot:\npostBoot:\n'));
+    expect(Object.keys(generation.nodes)).toEqual([]);
+  });
+});
+
+describe('YAML traps', () => {
+  const FORMS = ['[52:54:00:12:34:56]', '[ 52:54:00:12:34:56 ]', '\n      - 52:54:00:12:34:56', '["52:54:00:12:34:56"]', '[525400123456]', '[52-54-00-12-34-56]', '[5254.0012.3456]'];
+  test.each(FORMS.flatMap((form) => [[form, ''], [form, '%YAML 1.1\n---\n']] as const))('a MAC of digits only, written %j after %j, is that MAC', async (form, directive) => {
+    const generation = await generationOf(one(`${directive}image: debian-k0s\nnodes:\n  n1:\n    macs: ${form}\n`));
+    expect(generation.nodes['n1']!.macs).toEqual(['52:54:00:12:34:56']);
+  });
+
+  test('values keep the text that they were written in', async () => {
+    const generation = await generationOf(one('image: debian-k0s\nvars: { version: 1.30, mode: 0755, no: no, big: 12345678901234567890, hex: 0x1F, yes: true, exp: 1e3, quoted: "1.30" }\n'));
+    expect(generation.bootSets[generation.profiles['a']!.bootSet!]!.vars).toEqual({ version: '1.30', mode: '0755', no: 'no', big: '12345678901234567890', hex: '0x1F', yes: 'true', exp: '1e3', quoted: '1.30' });
+  });
+
+  test('anchors carry values to other places', async () => {
+    const generation = await generationOf(one('image: debian-k0s\nvars: &v { a: 1 }\nnodes:\n  n1: { macs: [52:54:00:12:34:56], vars: *v }\n'));
+    expect(generation.nodes['n1']!.vars).toEqual({ a: '1' });
+  });
+
+  test('quoted parameters keep their commas', async () => {
+    const generation = await generationOf(one('image: debian-k0s\ncmdline: ["console=ttyS0,115200", quiet, 3]\n'));
+    expect(generation.bootSets[generation.profiles['a']!.bootSet!]!.cmdline).toEqual(['console=ttyS0,115200', 'quiet', '3']);
+  });
+
+  test('aliases that unfold into a huge file are a fault', async () => {
+    const bomb = ['a: &a [x,x,x,x,x,x,x,x,x]', ...'bcdefghi'.split('').map((key, index) => `${key}: &${key} [${Array(9).fill(`*${'abcdefgh'[index]}`).join(',')}]`)].join('\n');
+    expect(await faultsOf(one(bomb))).toEqual(['a.yaml:1:1: too many aliases']);
+  });
+});
+
+describe('broken profiles', () => {
+  test('the table has at least fifty, each another', () => {
+    expect(BROKEN.length).toBeGreaterThanOrEqual(50);
+    expect(new Set(BROKEN.map((entry) => entry.what)).size).toBe(BROKEN.length);
+  });
+
+  test.each(BROKEN.map((entry) => [entry.what, entry] as const))('%s: each fault is told with its place', async (_what, entry) => {
+    expect(await faultsOf(broken(entry))).toEqual(entry.faults);
+  });
+
+  test.each(BROKEN.map((entry) => [entry.what, entry] as const))('%s: the order of files does not change what is told', async (_what, entry) => {
+    expect(await faultsOf([...broken(entry)].reverse())).toEqual(entry.faults);
+  });
+
+  test('all faults of all files are told at once', async () => {
+    const files = [...one('image: nothing\nfoo: 1\n', 'x.yaml'), ...one('image: debian-k0s\nroot: {', 'y.yaml'), ...one('image: debian-k0s\nnodes: { n1: { macs: [1] } }\n', 'z.yaml')];
+    expect((await faultsOf(files)).map((line) => line.slice(0, 10))).toEqual(['x.yaml:1:8', 'x.yaml:2:1', 'y.yaml:2:8', 'z.yaml:2:2']);
+  });
+
+  test('two files of one name are a fault that names both', async () => {
+    expect(await faultsOf([...one('boot: local\n', 'x.yml'), ...one('boot: local\n', 'x.yaml')])).toEqual(['x.yml:1:1: profile x is taken, also at x.yaml:1:1']);
+  });
+
+  test('a file whose name cannot name a profile is a fault', async () => {
+    expect(await faultsOf(one('boot: local\n', 'My Rack.yaml'))).toEqual(['My Rack.yaml:1:1: a profile is named after its file, and My Rack is no name: lower-case letters, digits and . _ -']);
+  });
+
+  test('a store that cannot tell is a fault at the name that was asked for', async () => {
+    const down: Resolver = { ...knownResolver, commit: () => Promise.reject(new Error('upstream is down\nand more')) };
+    expect(await faultsOf(good(), down)).toEqual(['a.yaml:4:11: cannot be resolved: upstream is down']);
+  });
+
+  test('what breaks the schema never reaches a store or Git', async () => {
+    const asked: string[] = [];
+    const listening: Resolver = {
+      ...knownResolver,
+      image: async (name) => (asked.push(name), IMAGE),
+      artifact: async (name, version) => (asked.push(name, version), undefined),
+      commit: async (repo, ref) => (asked.push(repo, ref), COMMIT),
+      hasSteps: async (_repo, _commit, dir) => (asked.push(dir), true),
+    };
+    const { faults } = await compile(one('image: ../x\nartifacts: { k0s: ../x, ../y: v1 }\npostBoot: { repo: post-boot, ref: --upload-pack=x, steps: ../etc }\n'), listening);
+    expect(faults.length).toBeGreaterThanOrEqual(5);
+    expect(asked).toEqual([]);
+  });
+});
+
+describe('any text', () => {
+  const anyText = fc.oneof(fc.string({ unit: 'binary' }), fc.string(), fc.array(fc.constantFrom('image: ', 'nodes:', '\n', '  ', '- ', '{', '}', '[', ']', 'n1', ': ', '*a', '&a ', 'macs', '!x ', '"', "'", '|\n', '? ', '<<: ', '%YAML 1.1\n', '---\n', ',', '#', '\t', 'null', '52:54:00:12:34:56', '__proto__', 'postBoot: ')).map((parts) => parts.join('')));
+  test('is a generation or faults that stand inside the file, and never throws', async () => {
+    await fc.assert(
+      fc.asyncProperty(anyText, async (text) => {
+        const { generation, faults } = await compile(one(text), knownResolver, SUBNETS);
+        expect(generation === undefined).toBe(faults.length > 0);
+        const lines = text.split('\n').length;
+        for (const fault of faults) {
+          expect(fault.line).toBeGreaterThanOrEqual(1);
+          expect(fault.line).toBeLessThanOrEqual(lines + 1);
+          expect(fault.column).toBeGreaterThanOrEqual(1);
+          expect(formatFault(fault)).not.toContain('\n');
+        }
+      }),
+      { numRuns: 500 },
+    );
+  });
+
+  test.each([['lists', '['], ['maps', '{ a: '], ['block lists', '- ']])('%s nested without end are one fault', async (_what, open) => {
+    expect(await faultsOf(one(open.repeat(20_000)))).toEqual([expect.stringMatching(/^a\.yaml:1:\d+: nested too deeply to be read$/)]);
+  });
+});
+
+describe('reading a directory', () => {
+  test('takes profiles only: no editor files, no folders, ordered by name', async () => {
+    const dir = mkdtempSync(join(tmpdir(), 'rackseed-profiles-'));
+    try {
+      for (const name of ['b.yml', 'a.yaml', '.hidden.yaml', 'a.yaml~', '.a.yaml.swp', '#a.yaml#', '4913', 'README.md', 'a.yaml.bak']) writeFileSync(join(dir, name), name);
+      symlinkSync('/nowhere', join(dir, '.#a.yaml'));
+      symlinkSync('/nowhere', join(dir, 'dangling.yaml'));
+      symlinkSync('b.yml', join(dir, 'link.yaml'));
+      mkdirSync(join(dir, 'folder.yaml'));
+      expect(await readProfiles(dir)).toEqual([
+        { file: join(dir, 'a.yaml'), text: 'a.yaml' },
+        { file: join(dir, 'b.yml'), text: 'b.yml' },
+        { file: join(dir, 'link.yaml'), text: 'b.yml' },
+      ]);
+    } finally {
+      rmSync(dir, { recursive: true });
+    }
+  });
+
+  test('that is not there is an error that says where profiles are looked for', async () => {
+    await expect(readProfiles('/nowhere/boot-profiles')).rejects.toMatchObject({ code: 'PROFILES_INVALID', message: expect.stringContaining('/nowhere/boot-profiles') as string, hint: expect.stringContaining('rackseed.yaml') as string });
+  });
+
+  test('the shipped profiles compile, name no node, and carry their schema line', async () => {
+    const files = await readProfiles(SHIPPED.bootProfiles);
+    const generation = await generationOf(files);
+    expect(Object.keys(generation.profiles)).toEqual(['k0s-single', 'plain']);
+    expect(Object.keys(generation.nodes)).toEqual([]);
+    for (const { text } of files) expect(text.split('\n')[0]).toBe('# yaml-language-server: $schema=../docs/schema/boot-profile.schema.json');
+  });
+
+  test('the shipped profiles still compile when their commented nodes are uncommented', async () => {
+    const files = (await readProfiles(SHIPPED.bootProfiles)).map(({ file, text }) => ({ file, text: text.replace(/^ {2}# (n\d)/m, '  $1') }));
+    expect(Object.keys((await generationOf(files)).nodes)).toEqual(['n1', 'n2']);
+  });
+});

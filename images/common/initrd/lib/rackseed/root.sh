@@ -1,0 +1,118 @@
+# From the squashfs's digest to a root that can be switched to. The places lie under /run/initramfs, which systemd leaves alone at shutdown.
+STAGE=${STAGE:-/run/initramfs}
+ROOT=${ROOT:-/root}
+WGET_ERR=${WGET_ERR:-/tmp/wget.err}
+# A connection that brings nothing for 20 s is dropped and resumed. Not with busybox 1.35 of Debian 12: its static wget crashes on -T (measured).
+STALL=${STALL--T 20}
+
+# The squashfs lies in RAM for as long as the node runs, so what must stay free for the system itself is asked for before the download.
+memory() {
+  while read -r key available _; do
+    [ "$key" = MemAvailable: ] && break
+  done <"${MEMINFO:-/proc/meminfo}"
+  have_bytes
+  need=$(((squashfs_size - have) / 1048576 + 1))
+  margin=${cmd_margin:-192}
+  available=$((available / 1024))
+  [ "$available" -ge $((need + margin)) ] && return 0
+  why="not enough memory: $available MiB are available, the squashfs takes $need MiB and $margin MiB must stay free"
+  return 2
+}
+
+have_bytes() {
+  have=0
+  [ ! -e "$STAGE/image/root.squashfs" ] || have=$(stat -c %s "$STAGE/image/root.squashfs")
+}
+
+# Downloads what is missing and leaves the file's sha256 in $found. An unbroken download is hashed on its way, by another core. Breaks are
+# resumed for as long as each try brings something; six in a row that bring nothing end the attempt.
+download() {
+  if [ ! -d "$STAGE/image" ]; then
+    mkdir -p "$STAGE/image"
+    mount -t tmpfs -o "size=$((squashfs_size / 1024 + 1024))k,mode=0755" image "$STAGE/image"
+  fi
+  idle=0 found=
+  have_bytes
+  while [ "$have" -lt "$squashfs_size" ]; do
+    before=$have found=
+    if [ "$have" = 0 ]; then
+      # Not wget's exit code decides, which the pipe hides, but the size and the digest.
+      found=$(wget -q $STALL -O - "$squashfs_url" 2>"$WGET_ERR" | tee "$STAGE/image/root.squashfs" | sha256sum)
+    else
+      wget -q $STALL -c -O "$STAGE/image/root.squashfs" "$squashfs_url" 2>"$WGET_ERR"
+    fi
+    complaint=
+    read -r complaint <"$WGET_ERR"
+    have_bytes
+    [ "$have" -lt "$squashfs_size" ] || break
+    why="the squashfs could not be fetched, $have of $squashfs_size bytes came: ${complaint:-the answer was short}"
+    case $complaint in *'HTTP/1.'[01]' 40'[0-9]* | *'HTTP/1.'[01]' 410'*) return 1 ;; esac
+    if [ "$have" -gt "$before" ]; then idle=0; else idle=$((idle + 1)); fi
+    [ "$idle" -lt 6 ] || return 1
+    say "download broke at $have of $squashfs_size bytes (${complaint:-short answer}), resuming"
+    pause "$idle"
+  done
+  [ "$found" ] || found=$(sha256sum "$STAGE/image/root.squashfs")
+  found=${found%% *}
+}
+
+# Downloads and verifies, before anything is mounted. Bytes that are wrong are fetched once more in full, then given up.
+fetch() {
+  for round in first second; do
+    download || return 1
+    if [ "$found" = "$squashfs_digest" ]; then
+      say "squashfs of $squashfs_size bytes is here and verified"
+      return 0
+    fi
+    why="squashfs has sha256 $found, expected $squashfs_digest"
+    say "$why ($round download)"
+    rm -f "$STAGE/image/root.squashfs"
+  done
+  return 2
+}
+
+# Lower squashfs, upper tmpfs, OverlayFS over both. The bytes are the right ones by now, so what fails here fails again: no second attempt.
+assemble() {
+  mkdir -p "$ROOT" "$STAGE/upper" "$STAGE/lower"
+  why='the squashfs could not be mounted'
+  mount -t squashfs -o ro,loop "$STAGE/image/root.squashfs" "$STAGE/lower" || return 2
+  say 'squashfs mounted'
+  why='the overlay could not be mounted'
+  mount -t tmpfs -o mode=0755 upper "$STAGE/upper" && mkdir -p "$STAGE/upper/files" "$STAGE/upper/work" || return 2
+  mount -t overlay -o "lowerdir=$STAGE/lower,upperdir=$STAGE/upper/files,workdir=$STAGE/upper/work" overlay "$ROOT" || return 2
+  why='the image has no /sbin/init'
+  [ -e "$ROOT/sbin/init" ] || [ -L "$ROOT/sbin/init" ] || return 2
+  for place in proc sys dev run; do
+    why="the image has no /$place"
+    [ -d "$ROOT/$place" ] || return 2
+  done
+}
+
+# Makes the overlay this node's own: who it is, and a network that its system keeps as it found it.
+inhabit() {
+  why="the node's own files could not be written"
+  # Each may be a symbolic link in the image; what it points at is not ours to write.
+  rm -f "$ROOT/etc/hostname" "$ROOT/etc/hosts" "$ROOT/etc/machine-id" "$ROOT/etc/resolv.conf"
+  echo "$node_name" >"$ROOT/etc/hostname" &&
+    echo "$machine_id" >"$ROOT/etc/machine-id" &&
+    cat /etc/resolv.conf >"$ROOT/etc/resolv.conf" &&
+    cat >"$ROOT/etc/hosts" <<HOSTS || return 2
+127.0.0.1 localhost
+::1 localhost ip6-localhost ip6-loopback
+$lease_ip $node_name
+HOSTS
+  hostname "$node_name"
+  # For images with systemd-networkd: it renews the lease under the same client id and never takes the address away.
+  mkdir -p /run/systemd/network
+  cat >/run/systemd/network/10-rackseed.network <<NETWORK
+[Match]
+PermanentMACAddress=$mac
+[Network]
+DHCP=ipv4
+KeepConfiguration=yes
+[DHCPv4]
+ClientIdentifier=mac
+VendorClassIdentifier=rackseed-os
+UseHostname=no
+NETWORK
+}

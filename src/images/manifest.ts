@@ -1,0 +1,140 @@
+// Manifests: what was built, by name, tag and digest. `<stateDir>/images/<name>/<hex>.json`, and `tags/<tag>` with a digest in each.
+import { mkdir, open, readFile, readdir, rename } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { BlobRef, ImageRef } from '../boot/profile.ts';
+import type { Arch } from '../boot/request.ts';
+import { digestOfValue, hexOf, isDigest, type Digest } from '../digest.ts';
+import { AppError } from '../errors.ts';
+import { isImageName } from './spec.ts';
+
+export interface ImageManifest extends ImageRef {
+  readonly arch: Arch;
+  readonly kernel: BlobRef & { readonly version: string };
+  readonly squashfs: BlobRef & {
+    /** Bytes in each chunk but the last. */
+    readonly chunkSize: number;
+    /** sha256 of each chunk, 64 hex digits, in order. */
+    readonly chunks: readonly string[];
+  };
+  /** `name version`, by name. */
+  readonly packages: readonly string[];
+  /** Digest of all that went in; a build with the same one has nothing to do. */
+  readonly input: Digest;
+  readonly builder: string;
+  /** Milliseconds since 1970. Not part of the digest. */
+  readonly builtAt: number;
+}
+
+/** An image's name for its content: two builds with equal bytes have one digest, whenever and wherever they were made. */
+export function imageDigest(content: { readonly arch: Arch; readonly kernel: BlobRef; readonly initrds: readonly BlobRef[]; readonly squashfs: BlobRef }): Digest {
+  const blob = ({ digest, size }: BlobRef) => ({ digest, size });
+  return digestOfValue({ arch: content.arch, kernel: blob(content.kernel), initrds: content.initrds.map(blob), squashfs: blob(content.squashfs) });
+}
+
+export interface ImageRefQuery {
+  readonly tag?: string;
+  readonly digest?: Digest;
+}
+
+export interface ImageStore {
+  /** Names of images with at least one build. */
+  names(): Promise<readonly string[]>;
+  /** Every build of every image, newest first. */
+  list(): Promise<readonly ImageManifest[]>;
+  /** Without `ref` the build that the tag `latest` names. */
+  get(name: string, ref?: ImageRefQuery): Promise<ImageManifest | undefined>;
+  /** The same, cut down to what a boot set holds. */
+  resolve(name: string, ref?: ImageRefQuery): Promise<ImageRef | undefined>;
+  tags(name: string): Promise<Readonly<Record<string, Digest>>>;
+  /** Writes the manifest; no tag moves. */
+  put(manifest: ImageManifest): Promise<void>;
+  /** Points a tag at a build that is there; IMAGE_UNKNOWN otherwise. */
+  tag(name: string, tag: string, digest: Digest): Promise<void>;
+}
+
+export const LATEST = 'latest';
+
+export function createImageStore(stateDir: string): ImageStore {
+  const root = join(stateDir, 'images');
+  const manifestPath = (name: string, digest: Digest) => join(root, name, `${hexOf(digest)}.json`);
+
+  async function read(name: string, digest: Digest): Promise<ImageManifest | undefined> {
+    if (!isImageName(name) || !isDigest(digest)) return undefined;
+    const text = await unlessMissing(readFile(manifestPath(name, digest), 'utf8'));
+    return text === undefined ? undefined : (JSON.parse(text) as ImageManifest);
+  }
+
+  async function readTag(name: string, tag: string): Promise<Digest | undefined> {
+    if (!isImageName(name) || !isImageName(tag)) return undefined;
+    const text = (await unlessMissing(readFile(join(root, name, 'tags', tag), 'utf8')))?.trim();
+    return text !== undefined && isDigest(text) ? text : undefined;
+  }
+
+  async function builds(name: string): Promise<ImageManifest[]> {
+    const digests = ((await unlessMissing(readdir(join(root, name)))) ?? []).map((file) => `sha256:${file.replace(/\.json$/, '')}`).filter(isDigest);
+    const found = await Promise.all(digests.map((digest) => read(name, digest)));
+    return found.filter((manifest) => manifest !== undefined);
+  }
+
+  const store: ImageStore = {
+    async names() {
+      const names = ((await unlessMissing(readdir(root))) ?? []).filter(isImageName).sort();
+      const built = await Promise.all(names.map(builds));
+      return names.filter((_name, index) => built[index]!.length > 0);
+    },
+    async list() {
+      const all = await Promise.all((await store.names()).map(builds));
+      return all.flat().sort((a, b) => b.builtAt - a.builtAt || (a.digest < b.digest ? -1 : 1));
+    },
+    async get(name, ref) {
+      const digest = ref?.digest ?? (await readTag(name, ref?.tag ?? LATEST));
+      return digest === undefined ? undefined : read(name, digest);
+    },
+    async resolve(name, ref) {
+      const found = await store.get(name, ref);
+      if (!found) return undefined;
+      const blob = ({ digest, size }: BlobRef): BlobRef => ({ digest, size });
+      return { name: found.name, digest: found.digest, arch: found.arch, kernel: blob(found.kernel), initrds: found.initrds.map(blob), squashfs: blob(found.squashfs) };
+    },
+    async tags(name) {
+      if (!isImageName(name)) return {};
+      const tags = ((await unlessMissing(readdir(join(root, name, 'tags')))) ?? []).filter(isImageName).sort();
+      const found = await Promise.all(tags.map(async (tag) => [tag, await readTag(name, tag)] as const));
+      return Object.fromEntries(found.filter((entry): entry is [string, Digest] => entry[1] !== undefined));
+    },
+    async put(manifest) {
+      await mkdir(join(root, manifest.name), { recursive: true });
+      await replaceFile(manifestPath(manifest.name, manifest.digest), `${JSON.stringify(manifest, null, 2)}\n`);
+    },
+    async tag(name, tag, digest) {
+      if (!isImageName(tag)) throw new AppError('USAGE', `${tag} is not a tag`, 'small letters, digits, dot, dash, underscore');
+      if (!(await read(name, digest))) throw new AppError('IMAGE_UNKNOWN', `image ${name} has no build ${digest}`, `rackseed image list`);
+      await mkdir(join(root, name, 'tags'), { recursive: true });
+      await replaceFile(join(root, name, 'tags', tag), `${digest}\n`);
+    },
+  };
+  return store;
+}
+
+/** Readers see the old text or the new one, also after a power cut. */
+async function replaceFile(path: string, text: string): Promise<void> {
+  // A leading dot: neither a manifest nor a tag has such a name.
+  const temporary = join(path, '..', `.${process.pid}.${Math.random().toString(36).slice(2)}.tmp`);
+  const handle = await open(temporary, 'wx', 0o644);
+  try {
+    await handle.writeFile(text);
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
+  await rename(temporary, path);
+}
+
+async function unlessMissing<T>(pending: Promise<T>): Promise<T | undefined> {
+  try {
+    return await pending;
+  } catch (error) {
+    if (['ENOENT', 'ENOTDIR'].includes((error as NodeJS.ErrnoException).code ?? '')) return undefined;
+    throw error;
+  }
+}

@@ -1,0 +1,102 @@
+// The shipped image, built for real. The state directory is shared: other e2e tests boot what this one built.
+import { execFileSync } from 'node:child_process';
+import { readdirSync, readFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { beforeAll, describe, expect, test } from 'vitest';
+import { imageShow } from '../../src/commands/image.ts';
+import { buildImage, type BuildResult, type BuildProgress } from '../../src/images/build.ts';
+import { verifyImage } from '../../src/images/verify.ts';
+import { SHIPPED } from '../../src/shipped.ts';
+import { createBlobStore } from '../../src/store/blobs.ts';
+
+const stateDir = process.env['RACKSEED_TEST_STATE'] ?? join(tmpdir(), 'rackseed-test-state');
+const options = { name: 'debian-k0s', imagesDir: SHIPPED.images, stateDir };
+
+let built: BuildResult;
+const progress: BuildProgress[] = [];
+let sourceBefore: string;
+
+const sourceTree = (): string => execFileSync('find', [SHIPPED.images, '-printf', '%p %s %T@\\n'], { encoding: 'utf8' });
+
+beforeAll(async () => {
+  sourceBefore = sourceTree();
+  built = await buildImage({ ...options, onProgress: (at) => void progress.push(at) });
+}, 900_000);
+
+const unsquashfs = (...args: string[]): string =>
+  execFileSync('unsquashfs', [...args.slice(0, -1), createBlobStore(stateDir).path(built.manifest.squashfs.digest), args.at(-1)!], { encoding: 'utf8', maxBuffer: 1 << 26 });
+
+describe('image build debian-k0s', () => {
+  test('leaves a manifest with kernel, initrd and squashfs whose files are what it says', async () => {
+    const { manifest } = built;
+    expect(Object.keys(manifest).sort()).toEqual(['arch', 'builder', 'builtAt', 'digest', 'initrds', 'input', 'kernel', 'name', 'packages', 'squashfs']);
+    expect(await verifyImage(manifest, createBlobStore(stateDir))).toEqual([]);
+    expect(manifest.squashfs.chunks).toHaveLength(Math.ceil(manifest.squashfs.size / manifest.squashfs.chunkSize));
+    for (const name of ['git', 'curl', 'systemd', 'busybox-static']) expect(manifest.packages.some((line) => line.startsWith(`${name} `)), name).toBe(true);
+  });
+
+  test('does nothing the second time', async () => {
+    const started = performance.now();
+    const again = await buildImage(options);
+    expect(again).toMatchObject({ unchanged: true, phases: [], manifest: { digest: built.manifest.digest, builtAt: built.manifest.builtAt } });
+    expect(performance.now() - started).toBeLessThan(30_000);
+  });
+
+  test('`image show -o json` has the digest and size of each file', async () => {
+    const shown = JSON.parse(await imageShow('debian-k0s', { state: stateDir, output: 'json' })) as Record<string, { digest: string; size: number }>;
+    for (const file of ['kernel', 'initrd', 'squashfs']) expect(shown[file]).toMatchObject({ digest: expect.stringMatching(/^sha256:[0-9a-f]{64}$/), size: expect.any(Number) });
+  });
+
+  test('leaves no temporary directory and nothing in the source tree', () => {
+    expect(readdirSync(join(stateDir, 'tmp')).filter((name) => name.startsWith('image-debian-k0s.'))).toEqual([]);
+    expect(sourceTree()).toBe(sourceBefore);
+    if (!built.unchanged) expect(new Set(progress.map((at) => at.phase))).toEqual(new Set(['packages', 'root', 'initrd', 'squashfs', 'store']));
+  });
+
+  test('the squashfs has the empty directories that are mounted on, and no identity', () => {
+    const listing = unsquashfs('-llnumeric', '-d', '', '').split('\n');
+    for (const dir of ['proc', 'sys', 'dev', 'run', 'tmp']) {
+      expect(listing.some((line) => line.startsWith('d') && line.endsWith(` /${dir}`)), dir).toBe(true);
+      expect(listing.filter((line) => line.includes(` /${dir}/`)), dir).toEqual([]);
+    }
+    const sizes = new Map(listing.flatMap((line) => (line.startsWith('-') ? [[line.split(/\s+/)[5]!, Number(line.split(/\s+/)[2])] as const] : [])));
+    expect(sizes.get('/etc/machine-id')).toBe(0);
+    expect([...sizes.keys()].filter((path) => /^\/boot\/|ssh_host_|random-seed|^\/var\/log\/|^\/var\/cache\/apt/.test(path))).toEqual([`/boot/config-${built.manifest.kernel.version}`]);
+    expect(sizes.has('/usr/lib/rackseed/agent')).toBe(true);
+  });
+
+  test('its users have the ids of image.yaml and no password; root is locked', () => {
+    const passwd = unsquashfs('-cat', 'etc/passwd');
+    expect(passwd).toMatch(/^etcd:x:901:901:/m);
+    const shadow = unsquashfs('-cat', 'etc/shadow').trim().split('\n').map((line) => line.split(':'));
+    expect(shadow.filter(([, password]) => !password!.startsWith('!') && password !== '*')).toEqual([]);
+  });
+
+  test('the running system can say which image it is', () => {
+    expect(JSON.parse(unsquashfs('-cat', 'etc/rackseed/image.json'))).toEqual({ name: 'debian-k0s', arch: 'amd64', input: built.manifest.input, builder: built.manifest.builder });
+  });
+
+  test('the initrd starts with our stage and has the modules that it loads', () => {
+    const path = createBlobStore(stateDir).path(built.manifest.initrds[0]!.digest);
+    const names = execFileSync('sh', ['-c', 'zstd -dc "$1" | cpio -t --quiet', 'sh', path], { encoding: 'utf8' }).split('\n');
+    expect(names).toEqual(expect.arrayContaining(['init', 'bin/busybox', 'dev', 'proc', 'sys']));
+    for (const name of ['virtio_net', 'overlay', 'squashfs', 'loop']) expect(names.some((line) => line.endsWith(`/${name}.ko`)), name).toBe(true);
+    expect(names.filter((line) => line.endsWith('.xz'))).toEqual([]);
+  });
+});
+
+test('a package that Debian does not have ends the build with its name and the log, and nothing is left', async () => {
+  const imagesDir = join(stateDir, 'tmp', `images-${process.pid}`);
+  const { mkdirSync, rmSync, writeFileSync } = await import('node:fs');
+  mkdirSync(join(imagesDir, 'broken'), { recursive: true });
+  try {
+    writeFileSync(join(imagesDir, 'broken', 'image.yaml'), 'base: { debian: trixie }\nkernel: { package: linux-image-cloud-amd64 }\npackages: [rackseed-nosuch-package]\n');
+    const failure = buildImage({ name: 'broken', imagesDir, stateDir });
+    await expect(failure).rejects.toMatchObject({ code: 'IMAGE_BUILD_FAILED', message: 'mmdebstrap: Unable to locate package rackseed-nosuch-package', hint: expect.stringContaining('log/image-broken.log') });
+    expect(readdirSync(join(stateDir, 'tmp')).filter((name) => name.startsWith('image-broken.'))).toEqual([]);
+    expect(readFileSync(join(stateDir, 'log', 'image-broken.log'), 'utf8')).toContain('Unable to locate');
+  } finally {
+    rmSync(imagesDir, { recursive: true });
+  }
+});

@@ -4,6 +4,7 @@ import { Command, CommanderError, Option } from 'commander';
 import { readFileSync } from 'node:fs';
 import { AppError, FaultsError, formatFault, lineOf } from './errors.ts';
 import { SHIPPED } from './shipped.ts';
+import type { LabCommandOptions } from './commands/lab.ts';
 import { FORMATS, parseFormat, type Format } from './commands/output.ts';
 
 const EXIT_CODES = `
@@ -19,7 +20,8 @@ function program(): Command {
   const { version } = JSON.parse(readFileSync(SHIPPED.packageJson, 'utf8')) as { version: string };
   const cli = new Command('rackseed')
     .description('Netboots machines into an immutable OS and brings them to a running k0s node.')
-    .version(version)
+    // Not --version: commander would take it from `artifact add --version`; the last lines of this file give it back to `rackseed --version`.
+    .version(version, '-V')
     .addOption(new Option('-c, --config <file>', 'settings (default: rackseed.yaml, then /etc/rackseed/rackseed.yaml)'))
     .addOption(new Option('--url <url>', 'the API of a running daemon: unix:/path or http://127.0.0.1:8081 (default: the settings\' socket)').env('RACKSEED_URL'))
     .addHelpText('after', EXIT_CODES)
@@ -36,6 +38,23 @@ function program(): Command {
     .action(async () => (await import('./commands/serve.ts')).serve(globals()));
 
   cli
+    .command('lab')
+    .description('boot QEMU machines over our own DHCP, TFTP, HTTP and Git in a network of their own, and show each stage')
+    .option('--nodes <n>', 'how many machines, 1 to 16', Number, 1)
+    .option('--firmware <kind>', 'bios', 'bios')
+    .option('--once', 'end when each node is ready or failed; exit 0 only when all are ready')
+    .option('--json', 'nothing but JSON on stdout, one value a line')
+    .option('--timeout <seconds>', 'until each node must be ready', Number, 600)
+    .option('--no-vm', 'start no machine: print the QEMU line to paste for one of your own')
+    .option('--memory <MiB>', 'of each machine (default: 2048; 4096 with a real k0s)', Number)
+    .option('--k0s <file|url>', 'a real k0s release instead of the stand-in; its version is in the file name')
+    .option('--sha256 <hex>', 'of that release')
+    .option('--state <dir>', 'where images are kept (default: /var/lib/rackseed-lab, or ~/.local/state/rackseed-lab)')
+    .option('--keep', "keep the run's logs, consoles and database")
+    .option('--console <node>', "join this terminal to a node's console of a running lab")
+    .action(async (options: LabCommandOptions) => (await import('./commands/lab.ts')).labCommand(options));
+
+  cli
     .command('check')
     .description('validate the settings and all YAML, without a daemon')
     .option('--profiles <dir>', 'check this directory of boot profiles alone')
@@ -45,6 +64,19 @@ function program(): Command {
     .command('reload')
     .description('let the running daemon read its profiles again')
     .action(async () => print(await (await import('./commands/reload.ts')).reload(globals())));
+
+  cli
+    .command('probe')
+    .description('ask a boot LAN as a booting machine would: who answers, with what, and does it boot')
+    .requiredOption('-i, --interface <name>', 'the network card to ask on; it needs an IPv4 address')
+    .option('--as <kind>', 'bios | uefi | ipxe | uefi-http', 'bios')
+    .option('--mac <mac>', "ask as this machine (default: the card's own MAC)")
+    .option('--timeout <seconds>', 'listen this long for answers', '5')
+    .option('--expect <ip>', 'the server that should answer; any other is a stranger')
+    .option('--lease', 'take the offered address for the time of the fetch, then give it back (needs root)')
+    .option('--no-fetch', 'do not fetch what the answers name')
+    .addOption(output())
+    .action(async (options: { interface: string; as: string; mac?: string; timeout: string; expect?: string; lease?: boolean; fetch: boolean; output: Format }) => print(await (await import('./commands/probe.ts')).probeCommand(options, { print })));
 
   const image = cli.command('image').description('images: kernel, initrd and squashfs, built from images/<name>/image.yaml');
   image
@@ -113,6 +145,8 @@ function program(): Command {
 function report(error: unknown): number {
   if (error instanceof CommanderError) {
     if (error.exitCode === 0) return 0;
+    // `rackseed boot` without a verb: its help has been printed.
+    if (error.code === 'commander.help') return 64;
     process.stderr.write(`rackseed: ${error.message.replace(/^error: /, '')} (rackseed --help lists the commands)\n`);
     return 64;
   }
@@ -127,7 +161,8 @@ function report(error: unknown): number {
 }
 
 try {
-  await program().parseAsync();
+  const [first, ...rest] = process.argv.slice(2);
+  await program().parseAsync([...process.argv.slice(0, 2), ...(first === '--version' ? ['-V'] : first === undefined ? ['--help'] : [first]), ...rest]);
 } catch (error) {
   process.exitCode = report(error);
 }

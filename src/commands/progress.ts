@@ -1,5 +1,5 @@
 // A progress bar on stderr, for work that people wait for; silent where nobody watches.
-import { Format, SingleBar } from 'cli-progress';
+import cliProgress from 'cli-progress';
 
 export interface Progress {
   readonly onProgress: (done: number, total: number) => void;
@@ -9,14 +9,13 @@ export interface Progress {
 /** Counts bytes, or with `percent` whatever the caller counts. Draws nothing when stderr is no terminal: logs of CI are no place for carriage returns. */
 export function progressBar(title: string, unit: 'MiB' | 'percent' = 'MiB'): Progress {
   if (!process.stderr.isTTY) return { onProgress: () => undefined, stop: () => undefined };
-  const bar = new SingleBar({
+  const bar = new cliProgress.SingleBar({
     stream: process.stderr,
     format: `${title} [{bar}] {percentage}%${unit === 'MiB' ? ' {value}/{total} MiB' : ''}`,
     barCompleteChar: '#',
     barIncompleteChar: '-',
     hideCursor: true,
     clearOnComplete: true,
-    formatBar: (progress, options) => Format.BarFormat(progress, options),
   });
   let started = false;
   const mib = (n: number): number => (unit === 'MiB' ? Math.round(n / 1024 / 1024) : Math.round(n));

@@ -1,0 +1,118 @@
+// A lab: a site, its boot LAN, the daemon and the machines, built once, and taken down in reverse whatever happened.
+import { accessSync, constants } from 'node:fs';
+import { execFile } from 'node:child_process';
+import type { Firmware } from '../boot/request.ts';
+import type { Boot } from '../boot/timeline.ts';
+import { AppError } from '../errors.ts';
+import { forwardApi, startLabDaemon, type LabDaemon } from './daemon.ts';
+import { createLink, labIp, type Link } from './link.ts';
+import { createSite, type Release, type Site, type SiteNode } from './site.ts';
+import { labMac, QEMU, qemuLine, startVm, type Accel, type Vm, type VmSpec } from './vm.ts';
+
+/** A tap each on one bridge, and each VM has two processors. */
+export const MAX_NODES = 16;
+
+export interface LabOptions {
+  /** Kept between labs: blobs and images. Absolute. */
+  readonly state: string;
+  readonly nodes: number;
+  readonly firmware: Firmware;
+  readonly memoryMiB: number;
+  readonly accel: Accel;
+  readonly release: Release;
+  /** Bytes of a release that is being downloaded. */
+  readonly onProgress?: (bytes: number) => void;
+}
+
+export interface LabNode extends SiteNode {
+  readonly vm: VmSpec;
+}
+
+export interface Lab {
+  readonly site: Site;
+  readonly link: Link;
+  readonly daemon: LabDaemon;
+  readonly nodes: readonly LabNode[];
+  /** On the host: the API, forwarded. */
+  readonly apiUrl: string;
+  /** Switches a node's machine on. Calling it while one runs is a second machine with the same address: kill that one first. */
+  powerOn(node: LabNode): Vm;
+  /** The line that starts the node's machine from another terminal. */
+  qemuLine(node: LabNode): string;
+  /** Newest boot of the node that started at or after `since` (milliseconds since 1970). */
+  newestBoot(node: string, since?: number): Promise<Boot | undefined>;
+  /** Ends everything and removes the run's files, unless they shall be kept. Safe to call twice. */
+  close(options?: { readonly keep?: boolean }): Promise<void>;
+}
+
+/** LAB_UNAVAILABLE, with what to do, when this machine cannot run a lab. Cheap: before an image is built. */
+export async function checkLab(options: { readonly nodes: number; readonly firmware: Firmware; readonly vms: boolean }): Promise<void> {
+  if (!Number.isInteger(options.nodes) || options.nodes < 1 || options.nodes > MAX_NODES) throw new AppError('USAGE', `--nodes ${options.nodes}: a lab has 1 to ${MAX_NODES} nodes`);
+  if (options.firmware !== 'bios') throw new AppError('LAB_UNAVAILABLE', `the lab has no VM with firmware ${options.firmware} yet`, 'use --firmware bios');
+  if (process.platform !== 'linux') throw new AppError('LAB_UNAVAILABLE', `the lab needs Linux, this is ${process.platform}`);
+  try {
+    accessSync('/dev/net/tun', constants.R_OK | constants.W_OK);
+  } catch (error) {
+    const code = (error as NodeJS.ErrnoException).code;
+    throw new AppError('LAB_UNAVAILABLE', `/dev/net/tun: ${code === 'ENOENT' ? 'not there' : code}`, code === 'ENOENT' ? 'as root: modprobe tun; in a container: --device /dev/net/tun' : 'as root: chmod 666 /dev/net/tun, as udev does on Debian');
+  }
+  const programs: [string, string][] = [['unshare', 'util-linux'], ['nsenter', 'util-linux'], ['setpriv', 'util-linux'], ['ip', 'iproute2'], ['dnsmasq', 'dnsmasq-base'], ...(options.vms ? ([[QEMU, 'qemu-system-x86']] as [string, string][]) : [])];
+  const missing = (await Promise.all(programs.map(async ([program, name]) => ((await isThere(program)) ? undefined : name)))).filter((name) => name !== undefined);
+  if (missing.length > 0) throw new AppError('PACKAGES_MISSING', `the lab needs ${[...new Set(missing)].join(', ')}`, `apt-get install --no-install-recommends ${[...new Set(missing)].join(' ')}`);
+}
+
+/** Everything but the machines. Whatever fails, nothing stays. */
+export async function startLab(options: LabOptions): Promise<Lab> {
+  const undo: (() => Promise<unknown>)[] = [];
+  const unwind = async () => {
+    for (const step of undo.reverse().splice(0)) await step();
+  };
+  try {
+    const nodes = Array.from({ length: options.nodes }, (_, i): LabNode => {
+      const node = { name: `n${i + 1}`, mac: labMac(i + 1), ip: labIp(i + 1) };
+      return { ...node, vm: { name: node.name, mac: node.mac, tap: `t${i}`, memoryMiB: options.memoryMiB, cpus: 2, firmware: options.firmware, accel: options.accel } };
+    });
+    let keep = false;
+    const site = await createSite(options.state, nodes, options.release, options.onProgress);
+    undo.push(async () => keep || site.remove());
+    const link = await createLink(nodes.length, site.dir);
+    undo.push(() => link.close());
+    const daemon = await startLabDaemon(link.ns, site);
+    undo.push(() => daemon.stop());
+    const forward = await forwardApi(site.socket);
+    undo.push(() => forward.close());
+    const vms = new Set<Vm>();
+    undo.push(() => Promise.all([...vms].map((vm) => vm.kill())));
+    let closing: Promise<void> | undefined;
+    return {
+      site,
+      link,
+      daemon,
+      nodes,
+      apiUrl: forward.url,
+      powerOn(node) {
+        const vm = startVm(link.ns, node.vm, site.dir);
+        vms.add(vm);
+        return vm;
+      },
+      qemuLine: (node) => qemuLine(link.ns, node.vm),
+      async newestBoot(node, since = 0) {
+        const { status, body } = await daemon.get<{ boots?: Boot[] }>(`/api/boots?node=${encodeURIComponent(node)}&limit=1`);
+        const boot = status === 200 ? body.boots?.[0] : undefined;
+        return boot && boot.startedAt >= since ? boot : undefined;
+      },
+      close(how) {
+        keep = how?.keep ?? false;
+        return (closing ??= unwind());
+      },
+    };
+  } catch (error) {
+    await unwind();
+    throw error;
+  }
+}
+
+/** Daemons' directories (sbin) may be missing from an ordinary user's PATH; `nsenter` finds what the shell would. */
+function isThere(program: string): Promise<boolean> {
+  return new Promise((resolve) => execFile('sh', ['-c', 'command -v "$1"', 'sh', program], (error) => resolve(!error)));
+}

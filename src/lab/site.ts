@@ -1,0 +1,151 @@
+// One lab run's files: a directory of its own with settings, profiles and database; images and blobs are shared with the other runs.
+import { existsSync } from 'node:fs';
+import { mkdir, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises';
+import { basename, join } from 'node:path';
+import { Readable } from 'node:stream';
+import { parseDocument, stringify } from 'yaml';
+import type { Ip4, Mac } from '../addr.ts';
+import { isDigest, type Digest } from '../digest.ts';
+import { AppError, lineOf } from '../errors.ts';
+import { SHIPPED } from '../shipped.ts';
+import { createArtifactStore } from '../store/artifacts.ts';
+import { createBlobStore } from '../store/blobs.ts';
+import { openDatabase } from '../store/db.ts';
+import { LAB_POOL, LAB_SERVER_IP, LAB_SUBNET } from './link.ts';
+
+export const LAB_PROFILE = 'k0s-single';
+/** The name says what it is, wherever it shows. */
+export const STANDIN_VERSION = 'v0.0.0-standin+k0s.0';
+
+/** Which program the nodes get as k0s. */
+export interface Release {
+  readonly version: string;
+  /** A path or an http(s) URL. */
+  readonly source: string;
+  /** Checked while it is copied; the stand-in is ours and has none. */
+  readonly digest?: Digest;
+  readonly standin: boolean;
+}
+
+export interface SiteNode {
+  readonly name: string;
+  readonly mac: Mac;
+  readonly ip: Ip4;
+}
+
+export interface Site {
+  readonly dir: string;
+  readonly settingsFile: string;
+  readonly stateDir: string;
+  readonly profilesDir: string;
+  /** The API's Unix socket. */
+  readonly socket: string;
+  remove(): Promise<void>;
+}
+
+export const STANDIN: Release = { version: STANDIN_VERSION, source: SHIPPED.k0sStandin, standin: true };
+
+/** `--k0s` and `--sha256` as a release. The version is in the release's file name, also as `%2B` in a URL. USAGE otherwise. */
+export function releaseFrom(source: string, sha256: string | undefined): Release {
+  const digest = `sha256:${(sha256 ?? '').replace(/^sha256:/, '').toLowerCase()}`;
+  if (!isDigest(digest)) throw new AppError('USAGE', '--k0s needs --sha256 with the 64 hex digits of the release', "the project's release page lists them (sha256sums.txt)");
+  const file = basename(source.replaceAll(/%2b/gi, '+'));
+  const version = /v\d+\.\d+\.\d+[0-9A-Za-z.-]*\+k0s\.\d+/.exec(file)?.[0];
+  if (!version) throw new AppError('USAGE', `cannot tell the version of k0s from the file name ${file}`, 'name it as its release does: k0s-v1.36.1+k0s.0-amd64');
+  return { version, source, digest, standin: false };
+}
+
+/**
+ * `state` is the lab's directory, `<state>/run/<pid>` the run's. What differs from the shipped profiles: the lab's nodes stand in
+ * `k0s-single`, no other profile has any, and `artifacts.k0s` names the release. `onProgress` gets the bytes of a downloaded release.
+ */
+export async function createSite(state: string, nodes: readonly SiteNode[], release: Release, onProgress?: (bytes: number) => void): Promise<Site> {
+  await dropDeadRuns(state);
+  const dir = join(state, 'run', String(process.pid));
+  const site: Site = {
+    dir,
+    settingsFile: join(dir, 'rackseed.yaml'),
+    stateDir: join(dir, 'state'),
+    profilesDir: join(dir, 'boot-profiles'),
+    socket: join(dir, 'api.sock'),
+    remove: () => rm(dir, { recursive: true, force: true }),
+  };
+  if (Buffer.byteLength(join(dir, 'console-n16.sock')) > 107) throw new AppError('LAB_UNAVAILABLE', `${dir}: too long for a Unix socket (107 bytes)`, 'give a shorter directory: --state /tmp/lab');
+  try {
+    await rm(dir, { recursive: true, force: true });
+    await mkdir(site.stateDir, { recursive: true, mode: 0o700 });
+    for (const shared of ['blobs', 'images']) {
+      await mkdir(join(state, shared), { recursive: true });
+      await symlink(join(state, shared), join(site.stateDir, shared));
+    }
+    await writeFile(site.settingsFile, settingsText(site));
+    await copyProfiles(site.profilesDir, nodes, release.version);
+    await addRelease(site.stateDir, release, onProgress);
+    return site;
+  } catch (error) {
+    await site.remove();
+    throw error instanceof AppError ? error : new AppError('LAB_UNAVAILABLE', `${dir}: ${lineOf(error)}`, 'can this user write there? --state names another directory', error);
+  }
+}
+
+function settingsText(site: Site): string {
+  return stringify({
+    stateDir: site.stateDir,
+    profiles: site.profilesDir,
+    dhcp: { mode: 'full', subnets: [{ subnet: LAB_SUBNET, serverIp: LAB_SERVER_IP, pool: LAB_POOL }] },
+    http: { port: 8080 },
+    // No TCP port: inside the namespace nobody but the nodes could reach it, and the nodes must not.
+    api: { socket: site.socket, port: 0 },
+  });
+}
+
+async function copyProfiles(to: string, nodes: readonly SiteNode[], k0s: string): Promise<void> {
+  await mkdir(to);
+  for (const file of await readdir(SHIPPED.bootProfiles)) {
+    if (!/\.ya?ml$/.test(file)) continue;
+    const text = await readFile(join(SHIPPED.bootProfiles, file), 'utf8');
+    await writeFile(join(to, file), profileText(text, file.startsWith(`${LAB_PROFILE}.`) ? nodes : [], k0s));
+  }
+}
+
+/** A shipped profile as the lab boots it; its comments stay. */
+export function profileText(shipped: string, nodes: readonly SiteNode[], k0s: string): string {
+  const document = parseDocument(shipped);
+  if (document.hasIn(['artifacts', 'k0s'])) document.setIn(['artifacts', 'k0s'], k0s);
+  if (nodes.length === 0) document.delete('nodes');
+  else {
+    const entries = document.createNode(Object.fromEntries(nodes.map(({ name, mac, ip }) => [name, { macs: [mac], ip, labels: { rack: 'lab' } }])));
+    for (const { value } of entries.items) (value as { flow?: boolean }).flow = true;
+    document.set('nodes', entries);
+  }
+  return document.toString({ lineWidth: 0 });
+}
+
+async function addRelease(stateDir: string, release: Release, onProgress?: (bytes: number) => void): Promise<void> {
+  if (release.standin && !existsSync(release.source)) throw new AppError('LAB_UNAVAILABLE', `${release.source}: the stand-in of k0s is not there`, 'is the checkout whole? git status');
+  const blobs = createBlobStore(stateDir);
+  const known = release.digest === undefined ? undefined : await blobs.stat(release.digest);
+  const source = /^https?:/.test(release.source) && !known ? await download(release.source) : release.source;
+  const blob = known ?? (await blobs.add(source, release.digest ? { digest: release.digest } : {}, onProgress));
+  const database = openDatabase(join(stateDir, 'rackseed.db'));
+  try {
+    await createArtifactStore(database).add({ name: 'k0s', version: release.version, digest: blob.digest, size: blob.size, addedAt: Date.now() });
+  } finally {
+    await database.close();
+  }
+}
+
+async function download(url: string): Promise<Readable> {
+  const answer = await fetch(url).catch((error: unknown) => {
+    throw new AppError('ARTIFACT_INVALID', `${url}: ${lineOf((error as Error).cause ?? error)}`, 'can this machine reach it? a downloaded file works too: --k0s FILE');
+  });
+  if (!answer.ok || !answer.body) throw new AppError('ARTIFACT_INVALID', `${url}: HTTP ${answer.status}`, 'is the version spelled as on the release page? + is %2B in URLs');
+  return Readable.fromWeb(answer.body as import('node:stream/web').ReadableStream);
+}
+
+/** A lab that was killed by SIGKILL leaves its files; its process id tells. */
+async function dropDeadRuns(state: string): Promise<void> {
+  for (const name of await readdir(join(state, 'run')).catch(() => [])) {
+    if (/^\d+$/.test(name) && !existsSync(`/proc/${name}`)) await rm(join(state, 'run', name), { recursive: true, force: true });
+  }
+}

@@ -1,0 +1,71 @@
+// The bootstrap that every npm script runs first: Node's version, Debian packages, npm packages and the build; then the program itself.
+// Plain JavaScript without dependencies, in a syntax that Debian 12's own Node 18 reads, so that it can refuse that one politely.
+import { spawn } from 'node:child_process';
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { buildIfNeeded, installIfNeeded, nodeModulesMissing } from './setup/build.mjs';
+import { ensurePackages, packagesFor } from './setup/packages.mjs';
+import { runTests } from './setup/tests.mjs';
+
+const ROOT = fileURLToPath(new URL('..', import.meta.url));
+const EX_USAGE = 64;
+const EX_UNAVAILABLE = 69;
+
+/** The one line that refuses an old Node; undefined when `version` ("v20.19.0") will do. */
+export function nodeComplaint(version) {
+  const [major = 0, minor = 0] = version.replace(/^v/, '').split('.').map(Number);
+  if (major > 20 || (major === 20 && minor >= 19)) return undefined;
+  return `rackseed: needs Node 20.19 or newer, this is ${version} (${process.execPath}); get one from https://nodejs.org/en/download or with nvm: nvm install 20`;
+}
+
+async function main(argv) {
+  const complaint = nodeComplaint(process.version);
+  if (complaint) return fail(complaint, EX_UNAVAILABLE);
+  // An ordinary user's PATH on Debian leaves out where ip and dnsmasq are.
+  process.env.PATH = `${process.env.PATH ?? ''}:/usr/local/sbin:/usr/sbin:/sbin`;
+  const yes = argv.includes('--yes');
+  const [verb, ...rest] = argv.filter((word) => word !== '--yes');
+  if (verb === undefined || verb === 'run' || verb === 'test') {
+    const command = verb === 'run' ? rest[0] : verb;
+    if (verb === 'run' && !command) return fail('rackseed: usage: node src/setup.mjs run serve|lab [options]', EX_USAGE);
+    // Help needs no VM, so it asks for no VM's packages.
+    const wanted = rest.includes('--help') || rest.includes('-h') ? 'serve' : (command ?? 'test');
+    await ensurePackages(packagesFor(wanted, nodeModulesMissing(ROOT)), { yes, command: wanted });
+    await installIfNeeded(ROOT);
+    await buildIfNeeded(ROOT);
+    if (verb === 'run') return runProgram(command, rest.slice(1));
+    if (verb === 'test') return runTests(ROOT, rest);
+    return 0;
+  }
+  return fail(`rackseed: unknown word ${verb}: usage: node src/setup.mjs [run serve|lab [options] | test [vitest options]] [--yes]`, EX_USAGE);
+}
+
+/** Node cannot replace itself by another program, so this stays as the parent: signals go down, the exit code comes up. */
+function runProgram(command, args) {
+  const argv = [process.execPath, join(ROOT, 'dist/cli.js'), command, ...args];
+  // Our own death by SIGKILL must not leave the daemon or a lab behind.
+  if (existsSync('/usr/bin/setpriv')) argv.unshift('/usr/bin/setpriv', '--pdeathsig', 'TERM', '--');
+  return new Promise((resolve) => {
+    const child = spawn(argv[0], argv.slice(1), { stdio: 'inherit' });
+    // Also those that the terminal sends to both of us: the second one changes nothing.
+    for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.on(signal, () => child.kill(signal));
+    child.once('error', (error) => resolve(fail(`rackseed: ${error.message}`, 70)));
+    child.once('exit', (code, signal) => resolve(code ?? 128 + (SIGNAL_NUMBERS[signal] ?? 0)));
+  });
+}
+
+const SIGNAL_NUMBERS = { SIGHUP: 1, SIGINT: 2, SIGKILL: 9, SIGTERM: 15, SIGABRT: 6, SIGSEGV: 11 };
+
+function fail(line, exit) {
+  process.stderr.write(`${line}\n`);
+  return exit;
+}
+
+// Only when it is the program: tests import it.
+if (process.argv[1] && fileURLToPath(import.meta.url) === process.argv[1]) {
+  main(process.argv.slice(2)).then(
+    (code) => (process.exitCode = code),
+    (error) => (process.exitCode = fail(`rackseed: ${error.message}`, typeof error.exit === 'number' ? error.exit : 70)),
+  );
+}

@@ -1,0 +1,68 @@
+// Which Debian packages each command needs, which of them are missing, and how they get there.
+import { spawnSync } from 'node:child_process';
+import { createInterface } from 'node:readline';
+import { longStep, say, SetupError } from './say.mjs';
+
+/** better-sqlite3 compiles where no prebuilt binary can be fetched; Node's headers are found by build.mjs. */
+const BUILD = ['python3', 'make', 'g++'];
+/** The daemon: loaders, and git for the post-boot repositories. */
+const SERVE = ['ca-certificates', 'git', 'ipxe'];
+/** The lab: namespaces, a VM, the router advertisement, and the image builder. */
+const LAB = [
+  ...SERVE,
+  'busybox-static', 'cpio', 'dnsmasq-base', 'iproute2', 'ipxe-qemu', 'kmod', 'mmdebstrap', 'qemu-system-x86', 'squashfs-tools', 'uidmap', 'util-linux', 'xz-utils', 'zstd',
+];
+/** Real peers for the integration tests. None of these packages starts a service. */
+const TEST = [...LAB, 'atftp', 'curl', 'isc-dhcp-client', 'nftables', 'tcpdump', 'tftp-hpa', 'udhcpc'];
+
+export function packagesFor(command, withBuildTools) {
+  const wanted = command === 'serve' ? SERVE : command === 'lab' ? LAB : TEST;
+  return [...new Set([...wanted, ...(withBuildTools ? BUILD : [])])].sort();
+}
+
+/** Those of `wanted` that dpkg does not list as installed; `listing` is the output of DPKG_QUERY. */
+export function missingFrom(wanted, listing) {
+  const installed = new Set(listing.split('\n').flatMap((line) => (line.endsWith(' installed') ? [line.split(' ')[0]] : [])));
+  return wanted.filter((name) => !installed.has(name));
+}
+
+const DPKG_QUERY = ['dpkg-query', '-W', '-f', '${Package} ${db:Status-Status}\\n'];
+
+/** What to do about missing packages; pure, so that the table can be tested. */
+export function howToInstall({ ci, yes, terminal, root, sudo }) {
+  if (!root && !sudo) return 'refuse';
+  if (ci || yes) return 'install';
+  if (terminal) return 'ask';
+  return root ? 'install' : 'refuse';
+}
+
+/** Installs what is missing, after asking when there is somebody to ask; a SetupError with the apt line otherwise. */
+export async function ensurePackages(wanted, { yes, command }) {
+  const [program, ...args] = DPKG_QUERY;
+  const query = spawnSync(program, [...args, ...wanted], { encoding: 'utf8' });
+  if (query.error) throw new SetupError(`this is no Debian (${program}: ${query.error.code}); needed are: ${wanted.join(' ')}`, 69);
+  const missing = missingFrom(wanted, query.stdout);
+  if (missing.length === 0) return;
+  const root = process.getuid?.() === 0;
+  const sudo = !root && spawnSync('sudo', ['-n', 'true'], { stdio: 'ignore' }).status === 0;
+  const line = `${root ? '' : 'sudo '}apt-get install --no-install-recommends ${missing.join(' ')}`;
+  say(`${command} needs Debian packages that are not installed:\n  ${line}`);
+  const how = howToInstall({ ci: process.env.CI === 'true', yes, terminal: Boolean(process.stdin.isTTY && process.stderr.isTTY), root, sudo });
+  if (how === 'refuse' || (how === 'ask' && !(await askYesNo('Install them now? [y/N] ')))) {
+    throw new SetupError('install them with the line above, then run this again', 69);
+  }
+  const apt = (...words) => [...(root ? [] : ['sudo', '-n']), 'env', 'DEBIAN_FRONTEND=noninteractive', 'apt-get', '-qq', ...words];
+  await longStep('apt-get update', apt('update'), { mayFail: true });
+  await longStep(`apt-get install of ${missing.length} packages`, apt('install', '-y', '--no-install-recommends', '-o', 'Dpkg::Use-Pty=0', ...missing), { exit: 69 });
+}
+
+function askYesNo(question) {
+  const lines = createInterface({ input: process.stdin, output: process.stderr });
+  return new Promise((resolve) => {
+    lines.once('close', () => resolve(false));
+    lines.question(question, (answer) => {
+      resolve(/^y(es)?$/i.test(answer.trim()));
+      lines.close();
+    });
+  });
+}

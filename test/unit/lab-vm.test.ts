@@ -1,0 +1,64 @@
+// The line that starts a lab machine: what TRAPS 4 says about ROMs and QEMU, and nothing that a shell or QEMU reads differently.
+import { execFileSync } from 'node:child_process';
+import { describe, expect, test } from 'vitest';
+import { parseMac } from '../../src/addr.ts';
+import { labMac, qemuArgs, qemuLine, type VmSpec } from '../../src/lab/vm.ts';
+import type { Namespace } from '../../src/lab/network.ts';
+
+const N1: VmSpec = { name: 'n1', mac: '52:54:00:4c:42:01', tap: 't0', memoryMiB: 2048, cpus: 2, firmware: 'bios', accel: 'tcg' };
+
+function valueOf(args: readonly string[], option: string): string | undefined {
+  const at = args.indexOf(option);
+  return at < 0 ? undefined : args[at + 1];
+}
+
+describe('qemuArgs', () => {
+  test('boots from the network through the tap that is there, with the node\'s own MAC', () => {
+    const args = qemuArgs(N1);
+    expect(valueOf(args, '-boot')).toBe('n');
+    expect(valueOf(args, '-netdev')).toBe('tap,id=n0,ifname=t0,script=no,downscript=no');
+    expect(valueOf(args, '-device')).toBe('virtio-net-pci,netdev=n0,mac=52:54:00:4c:42:01');
+    expect(args).not.toContain('-drive');
+  });
+
+  test('shows what the BIOS and the ROM print on the serial line', () => {
+    expect(valueOf(qemuArgs(N1), '-machine')).toBe('q35,graphics=off');
+    expect(valueOf(qemuArgs(N1), '-serial')).toBe('stdio');
+  });
+
+  test('lets a machine that gives up reboot', () => {
+    expect(qemuArgs(N1)).not.toContain('-no-reboot');
+  });
+
+  test.each([
+    ['kvm', 'host'],
+    ['tcg', 'max'],
+  ] as const)('%s runs with -cpu %s', (accel, cpu) => {
+    const args = qemuArgs({ ...N1, accel });
+    expect([valueOf(args, '-accel'), valueOf(args, '-cpu')]).toEqual([accel, cpu]);
+  });
+
+  test('writes the console to a file and serves it on a socket, and doubles commas for QEMU', () => {
+    const args = qemuArgs(N1, { log: '/tmp/a,b/n1.log', socket: '/tmp/a,b/n1.sock' });
+    expect(valueOf(args, '-chardev')).toBe('socket,id=console,path=/tmp/a,,b/n1.sock,server=on,wait=off,logfile=/tmp/a,,b/n1.log');
+    expect(valueOf(args, '-serial')).toBe('chardev:console');
+  });
+
+  test('refuses firmware that has no line yet, and says which there is', () => {
+    expect(() => qemuArgs({ ...N1, firmware: 'uefi' })).toThrow(expect.objectContaining({ code: 'LAB_UNAVAILABLE', hint: 'use --firmware bios' }));
+  });
+});
+
+test('the pasteable line survives a shell word for word', () => {
+  const ns = { wrap: (argv: readonly string[]) => ['nsenter', '--target=42', '--net', '--', ...argv] } as unknown as Namespace;
+  const spec = { ...N1, name: "it's n1; true" };
+  const words = execFileSync('sh', ['-c', `printf '%s\\n' ${qemuLine(ns, spec)}`], { encoding: 'utf8' }).trimEnd().split('\n');
+  expect(words).toEqual(['nsenter', '--target=42', '--net', '--', 'qemu-system-x86_64', ...qemuArgs(spec)]);
+});
+
+test('each of the sixteen machines has a valid MAC of its own, the same in every run', () => {
+  const macs = Array.from({ length: 16 }, (_, i) => labMac(i + 1));
+  expect(new Set(macs).size).toBe(16);
+  expect(macs.map((mac) => parseMac(mac))).toEqual(macs);
+  expect(macs[15]).toBe('52:54:00:4c:42:10');
+});

@@ -8,7 +8,7 @@ import { machineRoutes } from './http/machines.ts';
 import { createHttp, listenOn, listenOnSocket } from './http/server.ts';
 import type { Generation } from './boot/profile.ts';
 import { createBooter } from './booter.ts';
-import { createGenerations } from './config/generations.ts';
+import { createGenerations, type Swap } from './config/generations.ts';
 import { compile, readProfiles } from './config/profiles.ts';
 import { createResolver } from './config/resolver.ts';
 import type { Settings } from './config/settings.ts';
@@ -49,7 +49,7 @@ export async function startDaemon(settings: Settings, log: Log): Promise<Daemon>
   };
   try {
     const parts = await assemble(settings, log, now, stops);
-    return { reload: async (who) => void (await parts.generations.reload(who)), stop };
+    return { reload: async (who) => void (await parts.reload(who)), stop };
   } catch (error) {
     await stop();
     throw error;
@@ -78,15 +78,24 @@ async function assemble(settings: Settings, log: Log, now: () => number, stops: 
   stops.push(() => repos.stop());
 
   const resolver = createResolver({ images, artifacts, repos });
+  const upstreams = Object.keys(settings.repos);
+  /** What is down stays as it was mirrored last; `/readyz` says so. */
+  const refresh = () => Promise.allSettled(upstreams.map((name) => repos.refresh(name)));
   const generations = createGenerations({
     last: await nodes.lastGeneration(),
     read: () => readProfiles(settings.profilesDir),
     digest: (files) => digestOfValue([dhcp.subnets, files.map(({ file, text }) => [basename(file), text])]),
-    compile: (files) => compile(files, resolver, dhcp.subnets),
+    compile: async (files) => {
+      const compiled = await compile(files, resolver, dhcp.subnets);
+      if (compiled.generation || upstreams.length === 0) return compiled;
+      // An edit may name a tag that was pushed a moment ago.
+      await refresh();
+      return compile(files, resolver, dhcp.subnets);
+    },
     prepare: async (next, who, source) => {
       for (const { postBoot } of Object.values(next.bootSets)) if (postBoot) await repos.pin(postBoot.repo, postBoot.commit);
       await nodes.assign(next, who, now(), source);
-      await dropUnusedPins(next);
+      await dropUnusedPins(next).catch((error: unknown) => log.error({ err: error }, 'unused pins not removed'));
     },
     log,
   });
@@ -95,9 +104,10 @@ async function assemble(settings: Settings, log: Log, now: () => number, stops: 
     const needed = [...Object.values(next.bootSets), ...Object.values(generations.current().bootSets), ...(await boots.bootSetsInUse())].flatMap(({ postBoot }) => postBoot ?? []);
     for (const { name } of repos.status()) await repos.unpinExcept(name, new Set(needed.filter((ref) => ref.repo === name).map((ref) => ref.commit)));
   };
-  await generations.start();
+  // Watched before it is read: an edit in between would else be missed until the next one.
   const watcher = watchProfiles(settings.profilesDir, () => void generations.reload('edit').catch(() => undefined));
   stops.push(() => watcher.close());
+  await generations.start();
 
   const booter = createBooter({ generation: generations.current, nodes, leases, boots, events, log, now });
   const machines = async () =>
@@ -114,7 +124,12 @@ async function assemble(settings: Settings, log: Log, now: () => number, stops: 
     ...generations.faults().map((fault) => ({ what: formatFault(fault), fatal: Object.keys(generations.current().nodes).length === 0 })),
     ...repos.status().filter((repo) => repo.stale).map((repo) => ({ what: `repository ${repo.name} is stale: ${repo.error ?? 'its upstream does not answer'}`, fatal: false })),
   ];
-  const people = () => createHttp('people', log, (app) => apiRoutes(app, { generation: generations.current, reload: (who) => generations.reload(who), reasons, nodes, boots, artifacts }));
+  /** Asked for by a person: refs are to mean what they mean upstream now. */
+  const reload = async (who: string): Promise<Swap> => {
+    await refresh();
+    return generations.reload(who);
+  };
+  const people = () => createHttp('people', log, (app) => apiRoutes(app, { generation: generations.current, reload, reasons, nodes, boots, artifacts }));
   const onSocket = await people();
   stops.push(() => onSocket.close());
   await listenOnSocket(onSocket, settings.api.socket);
@@ -137,7 +152,7 @@ async function assemble(settings: Settings, log: Log, now: () => number, stops: 
     stops.push(() => server.stop());
   }
   log.info({ stateDir, generation: generations.current().id, dhcp: dhcp.mode, http: settings.http.listen, api: settings.api.socket }, 'rackseed is up');
-  return { generations };
+  return { reload };
 }
 
 function makeStateDir(stateDir: string): void {

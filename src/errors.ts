@@ -31,6 +31,7 @@ export const ERRORS = {
   REPORT_INVALID: { exit: EXIT.data, what: 'a report was not understood' },
   REQUEST_INVALID: { exit: EXIT.data, what: 'a request was not understood' },
   NOT_FOUND: { exit: EXIT.noInput, what: 'nothing is served under this path' },
+  BUSY: { exit: EXIT.temporary, what: 'too much is asked for at once' },
   USAGE: { exit: EXIT.usage, what: 'the command line was not understood' },
   BUG: { exit: EXIT.bug, what: 'rackseed itself is at fault' },
 } as const satisfies Record<string, { exit: number; what: string }>;

@@ -4,8 +4,9 @@ import { parseMac } from '../addr.ts';
 import type { Node } from '../boot/node.ts';
 import type { Generation } from '../boot/profile.ts';
 import type { Boot } from '../boot/timeline.ts';
-import { AppError, type Fault } from '../errors.ts';
+import { AppError } from '../errors.ts';
 import { nearest } from '../config/faults.ts';
+import type { Swap } from '../config/generations.ts';
 import type { ArtifactStore } from '../store/artifacts.ts';
 import type { BootStore } from '../store/boots.ts';
 import type { NodeStore } from '../store/nodes.ts';
@@ -17,16 +18,10 @@ export interface Reason {
   readonly fatal: boolean;
 }
 
-export interface ReloadOutcome {
-  readonly generation: string;
-  readonly changed: boolean;
-  readonly faults: readonly Fault[];
-}
-
 export interface ApiParts {
   readonly generation: () => Generation;
   /** Reads all profiles again; faults keep the old generation. */
-  readonly reload: (who: string) => Promise<ReloadOutcome>;
+  readonly reload: (who: string) => Promise<Swap>;
   readonly reasons: () => readonly Reason[];
   readonly nodes: NodeStore;
   readonly boots: BootStore;

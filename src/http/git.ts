@@ -7,8 +7,10 @@ import { gunzip } from 'node:zlib';
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import type { Logger } from 'pino';
 import type { Booter } from '../booter.ts';
-import { lineOf } from '../errors.ts';
+import { lineOf, type ErrorCode } from '../errors.ts';
 import type { Repos } from '../postboot/repos.ts';
+import { remoteIp4 } from './peer.ts';
+import { refusalLine } from './refusal.ts';
 
 export interface GitRoutesOptions {
   readonly repos: Pick<Repos, 'dir' | 'environment'>;
@@ -41,14 +43,18 @@ const UPLOAD_PACK = [
   ...['-c', 'pack.threads=1', 'upload-pack', '--strict', '--stateless-rpc'],
 ] as const;
 
+const CODES: Readonly<Record<number, ErrorCode>> = { 404: 'NOT_FOUND', 500: 'GIT_FAILED', 503: 'BUSY' };
+
 /** A refusal that the machine may read: one line. */
 class Refusal extends Error {
   readonly status: number;
+  readonly code: ErrorCode;
   readonly retryAfterS: number | undefined;
 
-  constructor(status: number, message: string, retryAfterS?: number) {
+  constructor(status: number, message: string, retryAfterS?: number, code = CODES[status] ?? 'REQUEST_INVALID') {
     super(message);
     this.status = status;
+    this.code = code;
     this.retryAfterS = retryAfterS;
   }
 }
@@ -74,14 +80,14 @@ export async function gitRoutes(app: FastifyInstance, options: GitRoutesOptions)
     if (!(error instanceof Refusal)) log.warn({ why: lineOf(error), url: request.url }, 'git request failed');
     const refusal = error instanceof Refusal ? error : statusCode < 500 ? new Refusal(statusCode, 'not a request that git makes') : new Refusal(500, 'git failed here; the daemon\'s log has the reason');
     if (refusal.retryAfterS !== undefined) void reply.header('retry-after', String(refusal.retryAfterS));
-    void reply.code(refusal.status).type('text/plain; charset=utf-8').send(`${refusal.message}\n`);
+    void reply.code(refusal.status).type('text/plain; charset=utf-8').send(refusalLine(refusal.code, refusal.message));
   });
 
   async function directoryFor(request: FastifyRequest): Promise<string> {
     const { repo } = request.params as { repo: string };
-    const ip = request.ip.replace(/^::ffff:/i, '');
-    const { decision } = await booter.ask({ via: 'http', asker: 'os', ip });
-    if (decision.kind === 'silent') throw new Refusal(404, `${ip} is not a machine we serve: ${decision.why}`);
+    const ip = remoteIp4(request);
+    const { decision } = await booter.ask({ via: 'http', asker: 'os', ...(ip ? { ip } : {}) });
+    if (decision.kind === 'silent') throw new Refusal(404, `${ip ?? 'this'} is not a machine we serve: ${decision.why}`, undefined, 'NODE_UNKNOWN');
     const directory = repo.endsWith('.git') ? repos.dir(repo.slice(0, -'.git'.length)) : undefined;
     if (directory === undefined) throw new Refusal(404, 'no such repository');
     return directory;

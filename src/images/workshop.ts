@@ -95,10 +95,13 @@ export const EPOCH = 1_735_689_600;
 const PATHS = [...new Set([...(process.env.PATH ?? '').split(delimiter), '/usr/local/sbin', '/usr/sbin', '/sbin', '/usr/local/bin', '/usr/bin', '/bin'])].filter(Boolean).join(delimiter);
 const PROGRESS_BAR = /^\[[=|/\\ -]*\]\s+\d+\/\d+\s+\d+%/;
 
-/** An ordinary user is root of a user namespace in which their range of subordinate ids are the other users. */
+/**
+ * An ordinary user is root of a user namespace in which their range of subordinate ids are the other users. setpriv: a builder that is
+ * killed outright takes its programs with it.
+ */
 function inNamespaces(argv: readonly string[]): string[] {
   const own = process.getuid?.() === 0 ? [] : ['--user', '--map-root-user', '--map-auto'];
-  return ['unshare', ...own, '--mount', '--pid', '--fork', '--kill-child', '--', ...argv];
+  return ['setpriv', '--pdeathsig', 'KILL', '--', 'unshare', ...own, '--mount', '--pid', '--fork', '--kill-child', '--', ...argv];
 }
 
 /** Synchronous, because it must work in an exit handler too. */

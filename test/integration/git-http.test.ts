@@ -128,7 +128,7 @@ describe('the stock client', () => {
     expect(pushed.code).not.toBe(0);
     expect(pushed.out).toContain('403');
     const posted = await fetch(`${base}/git/post-boot.git/git-receive-pack`, { method: 'POST', body: '0000' });
-    expect([posted.status, await posted.text()]).toEqual([403, 'this repository is read-only\n']);
+    expect([posted.status, await posted.text()]).toEqual([403, 'REQUEST_INVALID: this repository is read-only\n']);
   });
 
   test('gets an error, not an empty clone, for a pin that does not exist', async () => {
@@ -142,7 +142,7 @@ describe('the stock client', () => {
     let asked: unknown;
     const { base } = await serve({ booter: { ask: async (request) => ((asked = request), { decision: { kind: 'silent', why: 'no profile names this machine' } }) } });
     const answer = await fetch(`${base}/git/post-boot.git/info/refs?service=git-upload-pack`);
-    expect([answer.status, answer.headers.get('content-type'), await answer.text()]).toEqual([404, 'text/plain; charset=utf-8', '127.0.0.1 is not a machine we serve: no profile names this machine\n']);
+    expect([answer.status, answer.headers.get('content-type'), await answer.text()]).toEqual([404, 'text/plain; charset=utf-8', 'NODE_UNKNOWN: 127.0.0.1 is not a machine we serve: no profile names this machine\n']);
     expect(asked).toMatchObject({ via: 'http', ip: '127.0.0.1' });
   });
 });
@@ -198,7 +198,7 @@ describe('limits', () => {
     const leave = await stall(port);
     const answer = await fetch(`${base}/git/post-boot.git/info/refs?service=git-upload-pack`);
     expect([answer.status, answer.headers.get('retry-after')]).toEqual([503, '5']);
-    expect(await answer.text()).toMatch(/^too many clones.*\n$/);
+    expect(await answer.text()).toMatch(/^BUSY: too many clones.*\n$/);
     leave();
     await until(() => childrenLeft() === 0);
     expect((await clone(base, 'post-boot', commit)).head).toBe(commit);

@@ -49,7 +49,7 @@ nodes:
 `;
 
 /** Needs to be root in a network namespace of its own: it binds the real ports on loopback. */
-export async function startWorld(options: { readonly profiles?: Readonly<Record<string, string>> } = {}): Promise<World> {
+export async function startWorld(options: { readonly profiles?: Readonly<Record<string, string>>; readonly repos?: Readonly<Record<string, { url: string }>> } = {}): Promise<World> {
   execFileSync('ip', ['link', 'set', 'lo', 'up']);
   const dir = mkdtempSync(join(tmpdir(), 'rackseed-world-'));
   const stateDir = join(dir, 'state');
@@ -63,6 +63,7 @@ profiles: ./boot-profiles
 dhcp: { mode: full, subnets: [{ subnet: 127.0.0.0/8, serverIp: ${SERVER_IP}, pool: 127.0.1.1-127.0.1.100 }] }
 http: { port: ${HTTP_PORT} }
 api: { port: 0 }
+repos: ${JSON.stringify(options.repos ?? {})}
 `,
   );
   const blobs = createBlobStore(stateDir);

@@ -32,7 +32,7 @@ describe('qemuArgs', () => {
 
   test.each([
     ['kvm', 'host'],
-    ['tcg', 'max'],
+    ['tcg', 'max,-cx16'],
   ] as const)('%s runs with -cpu %s', (accel, cpu) => {
     const args = qemuArgs({ ...N1, accel });
     expect([valueOf(args, '-accel'), valueOf(args, '-cpu')]).toEqual([accel, cpu]);

@@ -1,0 +1,118 @@
+// The command line against a running daemon: what it prints for people and programs, and its exit codes.
+import { spawnSync } from 'node:child_process';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { parse } from 'yaml';
+import { createMachine, createRelay, type Relay } from './machine.ts';
+import { PROFILE, startWorld, type World } from './world.ts';
+
+const CLI = new URL('../../dist/cli.js', import.meta.url).pathname;
+const empty = mkdtempSync(join(tmpdir(), 'rackseed-cli-'));
+let world: World;
+let relay: Relay;
+
+beforeAll(async () => {
+  world = await startWorld();
+  relay = await createRelay();
+  await createMachine(relay, world.macs.n1, world.httpPort).dora('ipxe');
+});
+afterAll(async () => {
+  await relay?.close();
+  await world?.stop();
+  rmSync(empty, { recursive: true });
+});
+
+/** Runs in a child of its own, because the daemon that it asks lives in this process. */
+async function cli(args: readonly string[], cwd = world.dir): Promise<{ code: number; out: string; err: string }> {
+  const { spawn } = await import('node:child_process');
+  return new Promise((resolve) => {
+    const child = spawn(process.execPath, [CLI, ...args], { cwd, env: { ...process.env, NO_COLOR: '1' }, stdio: ['ignore', 'pipe', 'pipe'] });
+    let [out, err] = ['', ''];
+    child.stdout.on('data', (chunk: Buffer) => (out += chunk.toString()));
+    child.stderr.on('data', (chunk: Buffer) => (err += chunk.toString()));
+    child.on('close', (code) => resolve({ code: code ?? -1, out, err }));
+  });
+}
+
+describe('nodes and boots', () => {
+  it('node list is a table with a line for each node', async () => {
+    const { code, out } = await cli(['node', 'list']);
+    expect(code).toBe(0);
+    const [head, n1, n2] = out.split('\n');
+    expect(head).toMatch(/^NAME +PROFILE +IP +BOOT +STAGE +AGE +WHY$/);
+    expect(n1).toMatch(/^n1 +k0s-single +127\.0\.0\.11 +open +lease +\d+s +-$/);
+    expect(n2).toMatch(/^n2 +k0s-single +127\.0\.0\.12 +- +- +- +-$/);
+  });
+
+  it('node show takes a name or any spelling of a MAC, and -o json and yaml say the same', async () => {
+    const json = await cli(['node', 'show', '52-54-00-00-00-01', '-o', 'json']);
+    const yaml = await cli(['node', 'show', 'n1', '--output', 'yaml']);
+    expect([json.code, yaml.code]).toEqual([0, 0]);
+    expect(JSON.parse(json.out)).toMatchObject({ name: 'n1', profile: 'k0s-single', boot: { state: 'open' } });
+    expect(parse(yaml.out)).toEqual(JSON.parse(json.out));
+  });
+
+  it('boot show has each stage with its time, by node and by id', async () => {
+    const byNode = await cli(['boot', 'show', 'n1']);
+    expect(byNode.out).toMatch(/^boot \w{26} of n1 \(52:54:00:00:00:01\), profile k0s-single: open\n\nSTAGE +STATE +AT \(S\)/);
+    expect(byNode.out.split('\n').slice(3, 6).map((line) => line.split(/\s+/)[0])).toEqual(['discover', 'offer', 'lease']);
+    const id = /^boot (\w{26})/.exec(byNode.out)![1]!;
+    expect((await cli(['boot', 'show', id])).out).toBe(byNode.out);
+    expect((await cli(['boot', 'show', 'n2'])).out).toBe('n2 has not booted yet\n');
+  });
+
+  it('--url may stand before or after the command', async () => {
+    const url = `unix:${join(world.dir, 'state/api.sock')}`;
+    expect((await cli(['--url', url, 'node', 'list'], empty)).code).toBe(0);
+    expect((await cli(['node', 'list', '--url', url], empty)).code).toBe(0);
+  });
+});
+
+describe('reload', () => {
+  it('says what it swapped to, and with a fault where it is and what goes on', async () => {
+    const file = join(world.profilesDir, 'k0s-single.yaml');
+    writeFileSync(file, `${PROFILE}vars: { a: b }\n`);
+    // The edit is seen by itself too: whoever comes second finds nothing changed.
+    expect((await cli(['reload'])).out).toMatch(/^(swapped to|unchanged:) generation sha256:[0-9a-f]{12}\n$/);
+    writeFileSync(file, PROFILE.replace('image:', 'imgae:'));
+    const broken = await cli(['reload']);
+    expect(broken.code).toBe(65);
+    expect(broken.err).toMatch(/k0s-single\.yaml:1:1: unknown key imgae \(did you mean image\?\)\n/);
+    expect(broken.err).toMatch(/\[PROFILES_INVALID\]\n$/);
+    expect((await cli(['check'])).code).toBe(65);
+    writeFileSync(file, PROFILE);
+    expect((await cli(['reload'])).code).toBe(0);
+    expect((await cli(['check'])).code).toBe(0);
+  });
+});
+
+describe('errors are one line with a hint, and the exit code tells of what kind', () => {
+  it.each([
+    [['frob'], 64, /unknown command 'frob'/],
+    [['node', 'list', '-o', 'xml'], 64, /unknown output format xml\n {2}hint: one of table, wide, json, yaml \[USAGE\]/],
+    [['node', 'show', 'n11'], 66, /no node n11\n {2}hint: did you mean n1\? \[NODE_UNKNOWN\]/],
+    [['boot', 'show', '01HF0000000000000000000000'], 66, /no boot 01HF0000000000000000000000/],
+    [['image', 'show', 'debian-k0z'], 66, /\[IMAGE_UNKNOWN\]/],
+    [['artifact', 'add', 'k0s', 'nowhere', '--version', 'v2'], 65, /nowhere: no such file/],
+    [['--url', 'http://127.0.0.1:1', 'node', 'list'], 69, /the daemon does not answer at http:\/\/127\.0\.0\.1:1: ECONNREFUSED/],
+  ])('%j exits %i', async (args, code, message) => {
+    const ran = await cli(args);
+    expect([ran.code, ran.out]).toEqual([code, '']);
+    expect(ran.err).toMatch(message);
+    expect(ran.err).not.toMatch(/^ +at /m);
+  });
+
+  it('without settings nothing starts: it says what to write and how to try the lab', () => {
+    const ran = spawnSync(process.execPath, [CLI, 'serve'], { cwd: empty, encoding: 'utf8' });
+    expect(ran.status).toBe(78);
+    expect(ran.stderr).toMatch(/no settings file.*\n {2}hint: write rackseed\.yaml.*npm run lab/);
+  });
+
+  it('a second daemon on the same ports says which and why', async () => {
+    const ran = await cli(['serve']);
+    expect(ran.code).toBe(69);
+    expect(ran.err).toMatch(/cannot listen on 127\.0\.0\.1:8080: EADDRINUSE/);
+  });
+});

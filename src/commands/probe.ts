@@ -30,6 +30,7 @@ const ANSWERS: readonly Column<ProbeAnswer>[] = [
   { title: 'NEXT SERVER', of: ({ siaddr, tftpServer }) => siaddr ?? tftpServer },
   { title: 'BOOT FILE', of: ({ bootFile, file }) => bootFile ?? file },
   { title: 'AFTER', of: ({ afterMs }) => `${afterMs} ms` },
+  { title: 'TIMES', of: ({ times }) => times, wide: true },
   { title: 'FROM', of: ({ from }) => from, wide: true },
   { title: 'RELAY', of: ({ relay }) => relay, wide: true },
   { title: 'LEASE', of: ({ leaseSeconds }) => leaseSeconds && `${leaseSeconds} s`, wide: true },

@@ -2,7 +2,7 @@
 import { execFile, spawnSync } from 'node:child_process';
 import { chmodSync, cpSync, mkdirSync } from 'node:fs';
 import { join } from 'node:path';
-import { afterEach, beforeAll, describe, expect, test } from 'vitest';
+import { afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { ended } from '../../src/lab/child.ts';
 import type { LabResult } from '../../src/commands/lab.ts';
 import { STANDIN_VERSION } from '../../src/lab/site.ts';
@@ -104,11 +104,12 @@ describe.each(['SIGINT', 'SIGTERM', 'SIGKILL'] as const)('%s in the middle of a 
 });
 
 describe('an ordinary user', () => {
-  const dir = openDir();
-  const state = join(dir, 'state');
+  let dir: string;
+  beforeEach(() => (dir = openDir()));
   afterEach(() => removeDir(dir));
 
   test('gets the same lab, from power-on to ready, without root', async () => {
+    const state = join(dir, 'state');
     // Their own copy of the image: building it as an ordinary user is the image builder's own test.
     mkdirSync(state);
     for (const part of ['blobs', 'images']) cpSync(join(TEST_STATE, part), join(state, part), { recursive: true });

@@ -1,6 +1,6 @@
 // What lab tests share: the compiled lab run as root or as an ordinary user, and a search for what it left behind.
 import { spawn, type ChildProcess } from 'node:child_process';
-import { chmodSync, existsSync, mkdtempSync, readdirSync, readFileSync, readlinkSync, rmSync, statSync } from 'node:fs';
+import { chmodSync, existsSync, mkdtempSync, readdirSync, readFileSync, readlinkSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -36,7 +36,7 @@ export function asUser(argv: readonly string[], dir: string): string[] {
   return ['unshare', '--mount', '--propagation', 'private', '--', 'sh', '-c', script, 'sh', ROOT, dir, ...argv];
 }
 
-/** A new directory that anybody may pass through, owned by `uid`. */
+/** A new directory that anybody may pass through. */
 export function openDir(): string {
   const dir = mkdtempSync(join(tmpdir(), 'rackseed-lab-test-'));
   chmodSync(dir, 0o755);
@@ -51,7 +51,7 @@ export interface Started {
   readonly child: ChildProcess;
   stdout(): string;
   stderr(): string;
-  /** Exit code; 128 + n for signal n is not told apart, -1 for any signal. */
+  /** The exit code; -1 for any signal. */
   readonly ended: Promise<number>;
 }
 
@@ -107,14 +107,10 @@ function processes(match: (pid: string) => string | undefined): string[] {
   });
 }
 
-/** What a lab with this state directory would have left: nothing. */
+/** What labs with this state directory have left of their runs: nothing. (Image builds have directories of their own, and tests of their own.) */
 export function leftovers(state: string): string[] {
-  const runs = existsSync(join(state, 'run')) ? readdirSync(join(state, 'run')).map((run) => join(state, 'run', run)) : [];
-  const mounts = readFileSync('/proc/mounts', 'utf8').split('\n').filter((line) => line.includes(state));
-  const build = existsSync(join(state, 'tmp')) ? readdirSync(join(state, 'tmp')) : [];
-  return [...runs, ...mounts, ...build, ...processesNaming(`${state}/`)];
-}
-
-export function isReadableByAll(path: string): boolean {
-  return (statSync(path).mode & 0o004) !== 0;
+  const dir = join(state, 'run');
+  const runs = existsSync(dir) ? readdirSync(dir).map((run) => join(dir, run)) : [];
+  const mounts = readFileSync('/proc/mounts', 'utf8').split('\n').filter((line) => line.includes(`${dir}/`));
+  return [...runs, ...mounts, ...processesNaming(`${dir}/`)];
 }

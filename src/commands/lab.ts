@@ -1,4 +1,5 @@
 // `rackseed lab`: builds what is missing, boots VMs over our own DHCP, TFTP, HTTP and Git in a network of their own, and shows each stage.
+import { existsSync } from 'node:fs';
 import { readdir } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { join, resolve } from 'node:path';
@@ -194,7 +195,8 @@ function banner(release: Release): string {
 }
 
 async function joinConsole(state: string, node: string): Promise<void> {
-  const runs = await readdir(join(state, 'run')).catch(() => []);
+  // A lab that was killed leaves its directory until the next one; its process id tells.
+  const runs = (await readdir(join(state, 'run')).catch(() => [])).filter((run) => existsSync(`/proc/${run}`));
   const sockets: string[] = [];
   for (const run of runs) for (const file of await readdir(join(state, 'run', run)).catch(() => [])) if (file === `console-${node}.sock`) sockets.push(join(state, 'run', run, file));
   if (sockets.length !== 1) throw new AppError('NODE_UNKNOWN', sockets.length === 0 ? `no running lab in ${state} has a machine ${node}` : `several labs in ${state} have a machine ${node}`, 'was the lab started with another --state?');

@@ -10,20 +10,20 @@ const SERVE = ['ca-certificates', 'git', 'ipxe'];
 /** The lab: namespaces, a VM, the router advertisement, and the image builder. */
 const LAB = [
   ...SERVE,
-  'busybox-static', 'cpio', 'dnsmasq-base', 'iproute2', 'ipxe-qemu', 'kmod', 'mmdebstrap', 'qemu-system-x86', 'squashfs-tools', 'uidmap', 'util-linux', 'xz-utils', 'zstd',
+  'dnsmasq-base', 'iproute2', 'ipxe-qemu', 'mmdebstrap', 'qemu-system-x86', 'squashfs-tools', 'uidmap', 'util-linux', 'xz-utils', 'zstd',
 ];
-/** Real peers for the integration tests. None of these packages starts a service. */
-const TEST = [...LAB, 'atftp', 'curl', 'isc-dhcp-client', 'nftables', 'tcpdump', 'tftp-hpa', 'udhcpc'];
+/** Real peers for the integration tests. None of these packages starts a service. The two busyboxes exclude each other: either will do. */
+const TEST = [...LAB, 'atftp', 'busybox-static|busybox', 'cpio', 'curl', 'isc-dhcp-client', 'nftables', 'tcpdump', 'tftp-hpa', 'udhcpc'];
 
 export function packagesFor(command, withBuildTools) {
   const wanted = command === 'serve' ? SERVE : command === 'lab' ? LAB : TEST;
   return [...new Set([...wanted, ...(withBuildTools ? BUILD : [])])].sort();
 }
 
-/** Those of `wanted` that dpkg does not list as installed; `listing` is the output of DPKG_QUERY. */
+/** Those of `wanted` that dpkg does not list as installed; of `a|b`, a when neither is there. `listing` is the output of DPKG_QUERY. */
 export function missingFrom(wanted, listing) {
   const installed = new Set(listing.split('\n').flatMap((line) => (line.endsWith(' installed') ? [line.split(' ')[0]] : [])));
-  return wanted.filter((name) => !installed.has(name));
+  return wanted.filter((entry) => !entry.split('|').some((name) => installed.has(name))).map((entry) => entry.split('|')[0]);
 }
 
 const DPKG_QUERY = ['dpkg-query', '-W', '-f', '${Package} ${db:Status-Status}\\n'];
@@ -39,8 +39,8 @@ export function howToInstall({ ci, yes, terminal, root, sudo }) {
 /** Installs what is missing, after asking when there is somebody to ask; a SetupError with the apt line otherwise. */
 export async function ensurePackages(wanted, { yes, command }) {
   const [program, ...args] = DPKG_QUERY;
-  const query = spawnSync(program, [...args, ...wanted], { encoding: 'utf8' });
-  if (query.error) throw new SetupError(`this is no Debian (${program}: ${query.error.code}); needed are: ${wanted.join(' ')}`, 69);
+  const query = spawnSync(program, [...args, ...wanted.flatMap((entry) => entry.split('|'))], { encoding: 'utf8' });
+  if (query.error) throw new SetupError(`this is no Debian (${program}: ${query.error.code}); needed are: ${missingFrom(wanted, '').join(' ')}`, 69);
   const missing = missingFrom(wanted, query.stdout);
   if (missing.length === 0) return;
   const root = process.getuid?.() === 0;

@@ -1,7 +1,9 @@
 // `rackseed probe` on a link with the real daemon, dnsmasq as a stranger, and a second card that the default route points to.
 import { execFile, spawn, type ChildProcess } from 'node:child_process';
+import { createSocket } from 'node:dgram';
 import { once } from 'node:events';
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { createServer, type ServerResponse } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
@@ -13,6 +15,8 @@ import { digestOfBytes } from '../../src/digest.ts';
 import { createImageStore, imageDigest } from '../../src/images/manifest.ts';
 import { createNamespace, type Namespace, type Ran } from '../../src/lab/network.ts';
 import { createLog } from '../../src/log.ts';
+import type { Card } from '../../src/probe/card.ts';
+import { fetchTarget } from '../../src/probe/fetch.ts';
 import type { ProbeResult } from '../../src/probe/probe.ts';
 import { createBlobStore } from '../../src/store/blobs.ts';
 
@@ -21,6 +25,7 @@ const OURS = '10.77.0.1';
 const PROBE = '10.77.0.50';
 const STRANGER = '10.77.0.9';
 const NODE = { mac: '52:54:00:00:00:01', ip: '10.77.0.11' };
+const SECOND = { mac: '52:54:00:00:00:02', ip: '10.77.0.12' };
 const NOBODY = '52:54:00:00:00:99';
 const LOADERS = '/usr/lib/ipxe';
 
@@ -75,7 +80,7 @@ afterAll(async () => {
 async function startOurs(): Promise<Daemon> {
   const stateDir = join(dir, 'state');
   mkdirSync(join(dir, 'boot-profiles'), { recursive: true });
-  writeFileSync(join(dir, 'boot-profiles', 'plain.yaml'), `image: tiny\nnodes:\n  n1: { macs: ["${NODE.mac}"], ip: ${NODE.ip} }\n`);
+  writeFileSync(join(dir, 'boot-profiles', 'plain.yaml'), `image: tiny\nnodes:\n  n1: { macs: ["${NODE.mac}"], ip: ${NODE.ip} }\n  n2: { macs: ["${SECOND.mac}"], ip: ${SECOND.ip} }\n`);
   writeFileSync(join(dir, 'rackseed.yaml'), `stateDir: ./state\nprofiles: ./boot-profiles\ndhcp: { mode: full, subnets: [{ subnet: 10.77.0.0/24, serverIp: ${OURS} }] }\nhttp: { port: 8080 }\napi: { port: 0 }\n`);
   const blobs = createBlobStore(stateDir);
   const images = createImageStore(stateDir);
@@ -162,13 +167,21 @@ describe('rackseed alone on the link', () => {
   });
 
   it('as an iPXE it follows the script by HTTP, and asks for the kernel and the initrd that it names', async () => {
-    const { code, result } = await probe('--mac', NODE.mac, '--as', 'ipxe');
+    const { code, result } = await probe('--mac', SECOND.mac, '--as', 'ipxe');
     expect(findings(result)).toBe('');
     const [script] = result.fetched!;
-    expect(script).toMatchObject({ from: `http://${OURS}:8080/script/52-54-00-00-00-01`, ok: true, kind: 'script' });
-    expect(script!.script!.slice(0, 2)).toEqual(['#!ipxe', expect.stringContaining('node n1, profile plain, image tiny') as string]);
+    expect(script).toMatchObject({ from: `http://${OURS}:8080/script/52-54-00-00-00-02`, ok: true, kind: 'script' });
+    expect(script!.script!.slice(0, 2)).toEqual(['#!ipxe', expect.stringContaining('node n2, profile plain, image tiny') as string]);
     expect(script!.files).toMatchObject([{ command: 'kernel', status: 200, size: 10, ok: true }, { command: 'initrd', status: 200, size: 10, ok: true }]);
     expect(code).toBe(0);
+  });
+
+  it('a script that says why it boots nothing is a refusal in its own words; with the lease of the boot the same machine gets its own', async () => {
+    const without = await probe('--mac', NODE.mac, '--as', 'ipxe');
+    expect(without.result.fetched).toMatchObject([{ ok: false, refused: true, why: `the script says: RS-SILENT: the boot of n1 has another address than ${PROBE} (${NODE.mac})` }]);
+    expect(without.code).toBe(1);
+    const leased = await probe('--mac', NODE.mac, '--as', 'ipxe', '--lease');
+    expect({ code: leased.code, findings: findings(leased.result) }).toEqual({ code: 0, findings: '' });
   });
 
   it('a machine that no profile names gets no answer, and the hint says where to look', async () => {
@@ -224,6 +237,73 @@ describe('dnsmasq on the same link', () => {
     const alone = await probe('--mac', NOBODY, '--no-fetch');
     expect(findings(alone.result)).toContain(`problem: only a proxyDHCP server answers (${STRANGER})`);
     expect(alone.code).toBe(1);
+  });
+});
+
+describe('strangers that mean no good', () => {
+  const lo: Card = { name: 'lo', mac: '00:00:00:00:00:00', addresses: [{ address: '127.0.0.1', netmask: '255.0.0.0' }] };
+  const word = (n: number) => Buffer.from([n >> 8, n & 255]);
+  const refusal = { ok: false, refused: true };
+
+  it.each<[string, Buffer[], object]>([
+    ['an empty datagram', [Buffer.alloc(0)], refusal],
+    ['an OACK with an option that nobody asked for', [Buffer.concat([word(6), Buffer.from('foo\x001\x00')])], refusal],
+    ['an OACK that ends in the middle', [Buffer.concat([word(6), Buffer.from('blksize')])], refusal],
+    ['an OACK that names __proto__', [Buffer.concat([word(6), Buffer.from('__proto__\x001\x00')])], refusal],
+    ['an ERROR without text', [Buffer.concat([word(5), word(1)])], refusal],
+    ['an ERROR that paints the screen', [Buffer.concat([word(5), word(1), Buffer.from('\x1b[2Jgone\x00')])], { ...refusal, why: 'the server says: ?[2Jgone' }],
+    ['DATA of three bytes', [Buffer.concat([word(3), Buffer.from([0])])], refusal],
+    ['DATA larger than a block', [Buffer.concat([word(3), word(1), Buffer.alloc(1400)])], refusal],
+    ['an opcode of its own', [Buffer.concat([word(9), word(0)])], refusal],
+    ['two OACKs', [Buffer.concat([word(6), Buffer.from('blksize\x001468\x00')]), Buffer.concat([word(6), Buffer.from('blksize\x001468\x00')])], refusal],
+    ['an empty file', [Buffer.concat([word(3), word(1)])], { ok: true, bytes: 0 }],
+  ])('a TFTP server that answers with %s ends the fetch, not the probe', async (_name, replies, expected) => {
+    const server = createSocket('udp4');
+    server.on('message', (_request, peer) => replies.forEach((reply) => server.send(reply, peer.port, peer.address)));
+    server.bind(69, '127.0.0.1');
+    await once(server, 'listening');
+    try {
+      expect(await fetchTarget({ via: 'tftp', server: '127.0.0.1', file: 'x' }, lo, '127.0.0.1')).toMatchObject(expected);
+    } finally {
+      server.close();
+    }
+  });
+
+  it.each<[string, (response: ServerResponse) => void, object]>([
+    ['sends it elsewhere', (response) => response.writeHead(302, { location: 'http://192.0.2.1/' }).end(), { ...refusal, why: 'HTTP 302 to http://192.0.2.1/, and the probe follows no redirects' }],
+    ['says no', (response) => response.writeHead(404).end('no \x1b[2J such script\nand more'), { ...refusal, why: 'HTTP 404: no ?[2J such script' }],
+    ['hangs up', (response) => response.socket!.destroy(), { ok: false, why: 'socket hang up' }],
+    ['hangs up in the middle', (response) => void response.writeHead(200, { 'content-length': '10' }).write('abc', () => response.socket!.destroy()), { ok: false, why: 'aborted' }],
+  ])('an HTTP server that %s is told in one line', async (_name, answer, expected) => {
+    const server = createServer((_request, response) => answer(response)).listen(8099, '127.0.0.1');
+    await once(server, 'listening');
+    try {
+      expect(await fetchTarget({ via: 'http', url: 'http://127.0.0.1:8099/s' }, lo, '127.0.0.1')).toMatchObject(expected);
+    } finally {
+      server.close();
+    }
+  });
+
+  it.each([
+    ['another network', { via: 'tftp', server: '192.0.2.7', file: 'x' }, /^192\.0\.2\.7 is not on the link of lo/],
+    ['another network, by URL', { via: 'http', url: 'http://192.0.2.7/x' }, /^192\.0\.2\.7 is not on the link of lo/],
+    ['a host name', { via: 'http', url: 'http://boot.example/x' }, /asks no name server/],
+  ] as const)('an answer that points to %s is not followed', async (_name, target, why) => {
+    expect(await fetchTarget(target, lo, '127.0.0.1')).toMatchObject({ ok: false, why: expect.stringMatching(why) as string });
+  });
+
+  it('Ctrl-C in the middle of a fetch takes the leased address off the card', async () => {
+    await startDnsmasq('--dhcp-range=10.77.0.200,10.77.0.220,255.255.255.0,1h', `--dhcp-boot=http://${STRANGER}:8098/hangs`);
+    const hanging = stranger.spawn([process.execPath, '-e', `require('net').createServer(() => {}).listen(8098, () => console.log('up'))`], { stdio: ['ignore', 'pipe', 'inherit'] });
+    running.push(hanging);
+    await once(hanging.stdout!, 'data');
+    const child = machine.spawn([process.execPath, CLI, 'probe', '-i', 'eth0', '--timeout', '1', '--as', 'ipxe', '--mac', NOBODY, '--lease'], { stdio: 'ignore' });
+    running.push(child);
+    const gone = once(child, 'exit');
+    await expect.poll(() => addressesOf(machine), { timeout: 10_000 }).toContainEqual(expect.stringMatching(/^10\.77\.0\.2\d\d\/32$/));
+    child.kill('SIGINT');
+    expect(await gone).toEqual([null, 'SIGINT']);
+    expect(await addressesOf(machine)).toEqual([`${PROBE}/24`]);
   });
 });
 

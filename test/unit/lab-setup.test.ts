@@ -51,6 +51,11 @@ describe('Debian packages', () => {
     expect(missingFrom(['git', 'ipxe', 'udhcpc'], 'git installed\nipxe config-files\n')).toEqual(['ipxe', 'udhcpc']);
   });
 
+  test('of two that exclude each other either will do, and the first is installed when there is none', () => {
+    expect(missingFrom(['busybox-static|busybox'], 'busybox installed\n')).toEqual([]);
+    expect(missingFrom(['busybox-static|busybox'], '')).toEqual(['busybox-static']);
+  });
+
   test('the daemon alone needs no virtual machine, the lab does, the tests need peers as well', () => {
     expect(packagesFor('serve', false)).not.toContain('qemu-system-x86');
     expect(packagesFor('lab', false)).toContain('qemu-system-x86');

@@ -179,6 +179,9 @@ export function createBooter(parts: BooterParts): Booter {
     async session(bootId, token) {
       const boot = await boots.get(bootId);
       if (!boot?.tokenHash || !boot.bootSet || !sameHash(boot.tokenHash, hashOf(token))) return undefined;
+      // A session lives as long as its boot is the node's newest: a machine that started over has another.
+      const [newest] = await boots.list({ node: boot.node, limit: 1 });
+      if (newest?.id !== boot.id) return undefined;
       const generation = parts.generation();
       const bootSet = await contentOf(boot.bootSet, generation);
       if (!bootSet) return undefined;

@@ -49,7 +49,7 @@ function program(): Command {
     .option('--memory <MiB>', 'of each machine (default: 2048; 4096 with a real k0s)', Number)
     .option('--k0s <file|url>', 'a real k0s release instead of the stand-in; its version is in the file name')
     .option('--sha256 <hex>', 'of that release')
-    .option('--state <dir>', 'where images are kept (default: /var/lib/rackseed-lab, or ~/.local/state/rackseed-lab)')
+    .option('--state <dir>', 'where images are kept (default: $RACKSEED_LAB_STATE, /var/lib/rackseed-lab as root, ~/.local/state/rackseed-lab)')
     .option('--keep', "keep the run's logs, consoles and database")
     .option('--console <node>', "join this terminal to a node's console of a running lab")
     .action(async (options: LabCommandOptions) => (await import('./commands/lab.ts')).labCommand(options));

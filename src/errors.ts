@@ -1,7 +1,7 @@
 // The closed table of errors that people and machines may see; docs/ERRORS.md has a section for each code and a test proves both equal.
 
 /** sysexits.h numbers, so that scripts can tell "your YAML is wrong" from "a package is missing". */
-const EXIT = { failed: 1, usage: 64, data: 65, noInput: 66, unavailable: 69, bug: 70, temporary: 75, noPermission: 77, config: 78 } as const;
+const EXIT = { failed: 1, usage: 64, data: 65, noInput: 66, unavailable: 69, bug: 70, temporary: 75, config: 78 } as const;
 
 export const ERRORS = {
   CONFIG_MISSING: { exit: EXIT.config, what: 'no settings file was found' },

@@ -220,7 +220,7 @@ export function createBootStore(db: Database): BootStore {
 }
 
 function unknownBoot(id: string): AppError {
-  return new AppError('BOOT_UNKNOWN', `no boot ${id}`, 'rackseed node show NODE lists the boots that are still kept');
+  return new AppError('BOOT_UNKNOWN', `no boot ${id}`, 'GET /api/boots?node=NODE lists the boots that are still kept; rackseed boot show NODE shows the newest');
 }
 
 /** Bytes of a stage's output that are kept: the newest. */

@@ -75,6 +75,11 @@ describe('loader', () => {
   });
 });
 
+it('every column of the table that is not built yet is refused in one line: no loader travels by HTTP', async () => {
+  const answer = await machine('n1').http('GET', '/undionly.kpxe');
+  expect([answer.status, answer.text]).toEqual([404, 'NOT_FOUND: nothing is served at /undionly.kpxe\n']);
+});
+
 describe('boot', () => {
   it("DHCP: the script's URL and 175.176, and every URL on the way can be fetched", async () => {
     await world.endOpenBoot('n2');

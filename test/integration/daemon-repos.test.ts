@@ -1,5 +1,6 @@
 // Post-boot repositories behind the running daemon: an upstream that rewrites its history or goes away costs no assigned node its commit.
-import { execFileSync } from 'node:child_process';
+import { execFile, execFileSync } from 'node:child_process';
+import { promisify } from 'node:util';
 import { chmodSync, mkdirSync, mkdtempSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -39,7 +40,7 @@ afterAll(async () => {
   rmSync(dir, { recursive: true, force: true });
 });
 
-/** Boots up to its facts; answers the commit that they name, and whether the daemon still hands that commit out. */
+/** Boots up to its facts; answers the commit that they name, and what the stock client gets when it clones it as the agent does. */
 async function factsOfBoot(between: () => Promise<unknown> = async () => undefined) {
   await world.endOpenBoot('n1');
   await n1.dora('ipxe');
@@ -48,16 +49,29 @@ async function factsOfBoot(between: () => Promise<unknown> = async () => undefin
   const claim = (await n1.http('POST', '/enrol', { body: `mac ${n1.mac}\n` })).text;
   const headers = { authorization: `Bearer ${/^token (\w+)$/m.exec(claim)![1]}` };
   const facts = JSON.parse((await n1.http('GET', `/boots/${/^boot (\w+)$/m.exec(claim)![1]}/facts`, { headers })).text) as { postBoot: { commit: string; url: string } };
-  const refs = (await n1.http('GET', `${facts.postBoot.url}/info/refs?service=git-upload-pack`)).text;
-  return { commit: facts.postBoot.commit, served: refs.includes(`${facts.postBoot.commit} refs/heads/pin/${facts.postBoot.commit}`) };
+  return { commit: facts.postBoot.commit, cloned: await clone(facts.postBoot) };
 }
+
+/** With the node's address as its own: connections to the daemon start from there. */
+async function clone({ commit, url }: { readonly commit: string; readonly url: string }): Promise<string> {
+  const into = join(dir, `clone-${Date.now()}`);
+  ip('route', 'replace', 'local', '127.0.0.1', 'dev', 'lo', 'src', n1.ip, 'table', 'local');
+  try {
+    await promisify(execFile)('git', ['clone', '-q', '--depth', '1', '--branch', `pin/${commit}`, url, into]);
+  } finally {
+    ip('route', 'replace', 'local', '127.0.0.1', 'dev', 'lo', 'src', '127.0.0.1', 'table', 'local');
+  }
+  return execFileSync('git', ['-C', into, 'rev-parse', 'HEAD'], { encoding: 'utf8' }).trim();
+}
+
+const ip = (...args: string[]): Buffer => execFileSync('ip', args);
 
 it('a push upstream changes nothing before a reload, and a force-push with gc takes no commit from a boot that reads it', async () => {
   const one = git('rev-parse', 'HEAD');
-  expect(await factsOfBoot()).toEqual({ commit: one, served: true });
+  expect(await factsOfBoot()).toEqual({ commit: one, cloned: one });
 
   const two = commitStep('two');
-  expect(await factsOfBoot()).toEqual({ commit: one, served: true });
+  expect(await factsOfBoot()).toEqual({ commit: one, cloned: one });
 
   // The boot has its script; then history is rewritten, collected, and the daemon told to look.
   const read = await factsOfBoot(async () => {
@@ -67,8 +81,8 @@ it('a push upstream changes nothing before a reload, and a force-push with gc ta
     expect(() => git('cat-file', '-e', two)).toThrow();
     await world.api('/api/reload', 'POST');
   });
-  expect(read).toEqual({ commit: one, served: true });
-  expect(await factsOfBoot()).toEqual({ commit: git('rev-parse', 'HEAD'), served: true });
+  expect(read).toEqual({ commit: one, cloned: one });
+  expect(await factsOfBoot()).toEqual({ commit: git('rev-parse', 'HEAD'), cloned: git('rev-parse', 'HEAD') });
 });
 
 it('with the upstream away the last good commit is served on, and /readyz says that it is stale', async () => {
@@ -76,7 +90,7 @@ it('with the upstream away the last good commit is served on, and /readyz says t
   renameSync(upstream, `${upstream}.away`);
   await world.api('/api/reload', 'POST');
   expect(await world.apiStatus('/readyz')).toMatchObject({ status: 200, body: { ready: true, reasons: [{ fatal: false, what: expect.stringContaining('repository site is stale') }] } });
-  expect(await factsOfBoot()).toEqual({ commit: last, served: true });
+  expect(await factsOfBoot()).toEqual({ commit: last, cloned: last });
   renameSync(`${upstream}.away`, upstream);
   await world.api('/api/reload', 'POST');
   expect(await world.api('/readyz')).toEqual({ ready: true, reasons: [] });

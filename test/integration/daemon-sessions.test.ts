@@ -56,7 +56,9 @@ describe('a session', () => {
 
   it('a replayed enrolment is 409, an event, and opens nothing', async () => {
     const { boot, token } = await enrolled(n1);
+    const before = await world.api(`/api/boots/${boot}`);
     const again = await n1.http('POST', '/enrol', { body: `boot ${boot}\nmac ${n1.mac}\n` });
+    expect(await world.api(`/api/boots/${boot}`)).toEqual(before);
     expect(again.status).toBe(409);
     expect(again.text).toMatch(/^ENROLLED_ALREADY: boot \w+ has its session already\n$/);
     expect((await n1.http('GET', `/boots/${boot}/config`, bearer(token))).status).toBe(200);
@@ -83,6 +85,11 @@ describe('a session', () => {
     const second = await enrolled(n1);
     expect(second.boot).not.toBe(first.boot);
     expect((await n1.http('POST', `/boots/${second.boot}/report?stage=ready&state=ok`, bearer(first.token))).status).toBe(401);
+    // The machine has started over since: what its first boot was told is nobody's to use any more.
+    const ended = await world.api(`/api/boots/${first.boot}`);
+    expect((await n1.http('POST', `/boots/${first.boot}/report?stage=ready&state=ok`, bearer(first.token))).status).toBe(401);
+    expect((await n1.http('GET', `/boots/${first.boot}/facts`, bearer(first.token))).status).toBe(401);
+    expect(await world.api(`/api/boots/${first.boot}`)).toEqual(ended);
   });
 
   it('a guest may neither enrol for a node, nor read its script, nor mark its stages', async () => {

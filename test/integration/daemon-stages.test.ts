@@ -1,14 +1,18 @@
-// Stages are what was seen: every piece of evidence is taken away in turn, and just its stage is missing.
+// Stages are what was seen: each piece of evidence is taken away in turn, and just its stage is missing; where nothing can follow without it,
+// all that comes after is missing too.
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { ip4ToNumber } from '../../src/addr.ts';
+import { expectedStages, type Chain } from '../../src/boot/timeline.ts';
+import type { Packet } from '../../src/dhcp/packet.ts';
 import { createMachine, createRelay, type Machine, type Relay } from './machine.ts';
-import { startWorld, type World } from './world.ts';
+import { PROFILE, startWorld, type World } from './world.ts';
 
 let world: World;
 let relay: Relay;
 
 beforeAll(async () => {
-  world = await startWorld();
+  // n3 has no address and there is no pool: what it asks for is seen, and not offered.
+  world = await startWorld({ pool: null, profiles: { 'k0s-single.yaml': `${PROFILE}  n3: { macs: ["52:54:00:00:00:03"] }\n` } });
   relay = await createRelay();
 });
 afterAll(async () => {
@@ -21,12 +25,13 @@ interface Act {
   readonly evidence: string;
   readonly stages: readonly string[];
   readonly run: (walk: Walk) => Promise<unknown>;
-  /** Without it nothing after it can happen either. */
+  /** Without it nothing after it can happen either: the walk ends here. */
   readonly gate?: boolean;
 }
 
 interface Walk {
   readonly machine: Machine;
+  offer?: Packet;
   boot?: string;
   token?: string;
 }
@@ -62,10 +67,16 @@ const fromScript: readonly Act[] = [
   { evidence: 'the agent reports ready', stages: ['ready'], run: report('ready') },
 ];
 
-const chains: Readonly<Record<string, readonly Act[]>> = {
-  'BIOS, iPXE in the card': [{ evidence: 'the iPXE does DORA', stages: ['discover', 'offer', 'lease'], gate: true, run: ({ machine }) => machine.dora('ipxe') }, ...fromScript],
-  'BIOS, PXE ROM': [
-    { evidence: 'the ROM does DORA', stages: ['discover', 'offer', 'lease'], gate: true, run: ({ machine }) => machine.dora('rom') },
+/** The two halves of DORA; the OFFER between them is ours, and is taken away by itself below. */
+const dora = (kind: 'rom' | 'ipxe'): readonly Act[] => [
+  { evidence: `the ${kind} sends a DISCOVER`, stages: ['discover', 'offer'], gate: true, run: async (walk) => (walk.offer = (await walk.machine.discover(kind))!) },
+  { evidence: `the ${kind} takes the OFFER`, stages: ['lease'], gate: true, run: ({ machine, offer }) => machine.request(kind, offer!) },
+];
+
+const chains: Readonly<Record<Chain, readonly Act[]>> = {
+  'bios-ipxe': [...dora('ipxe'), ...fromScript],
+  'bios-rom': [
+    ...dora('rom'),
     {
       evidence: 'the loader is fetched',
       stages: ['loader'],
@@ -87,26 +98,44 @@ async function walkThrough(acts: readonly Act[], without?: Act): Promise<readonl
   machine.pretend(world.ips.n1);
   await world.endOpenBoot('n1');
   const walk: Walk = { machine };
-  for (const act of acts) if (act !== without) await act.run(walk);
-  return newestStages();
+  const before = await newestBoot();
+  for (const act of acts) {
+    if (act !== without) await act.run(walk);
+    else if (act.gate) break;
+  }
+  const boot = await newestBoot();
+  return boot && boot.id !== before?.id ? boot.stages.map((stage) => stage.name) : [];
 }
 
-async function newestStages(): Promise<readonly string[]> {
-  const { boots } = await world.api<{ boots: { stages: { name: string }[] }[] }>('/api/boots?node=n1&limit=1');
-  return boots[0]!.stages.map((stage) => stage.name);
+async function newestBoot(node = 'n1') {
+  return (await world.api<{ boots: { id: string; stages: { name: string }[] }[] }>(`/api/boots?node=${node}&limit=1`)).boots[0];
 }
 
-describe.each(Object.entries(chains))('%s', (_chain, acts) => {
-  const expected = acts.flatMap((act) => act.stages);
+async function newestStages(node?: string): Promise<readonly string[]> {
+  return (await newestBoot(node))!.stages.map((stage) => stage.name);
+}
+
+describe.each(Object.entries(chains) as [Chain, readonly Act[]][])('%s', (chain, acts) => {
+  const expected = expectedStages(chain, ['10-storage']);
+
+  it('every stage of the chain has an act that is its evidence', () => {
+    expect(acts.flatMap((act) => act.stages)).toEqual(expected);
+  });
 
   it('shows every stage in order', async () => {
     expect(await walkThrough(acts)).toEqual(expected);
   });
 
-  it.each(acts.filter((act) => !act.gate && act.stages.length > 0))('unless $evidence: no stage $stages', async (act) => {
-    const missing = await walkThrough(acts, act);
-    expect(missing).toEqual(expected.filter((stage) => !act.stages.includes(stage)));
+  it.each(acts.filter((act) => act.stages.length > 0))('unless $evidence: no stage $stages', async (act) => {
+    const after = act.gate ? acts.slice(acts.indexOf(act)) : [act];
+    const gone = after.flatMap(({ stages }) => stages);
+    expect(await walkThrough(acts, act)).toEqual(expected.filter((stage) => !gone.includes(stage)));
   });
+});
+
+it('a DISCOVER that we have no address for is seen, and no OFFER', async () => {
+  expect(await createMachine(relay, '52:54:00:00:00:03', world.httpPort).discover('ipxe', 500)).toBeUndefined();
+  expect(await newestStages('n3')).toEqual(['discover']);
 });
 
 it('an OFFER alone is no lease, and a DISCOVER of an unknown machine is nothing at all', async () => {

@@ -1,4 +1,4 @@
-// A boot reads one boot set: the generation is swapped at every point of a boot, and what the machine read is of one piece.
+// A boot reads one boot set: the generation is swapped before, between and after the stages of a boot, and what the machine read is of one piece.
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -31,14 +31,22 @@ async function swap(): Promise<void> {
   expect(outcome.faults).toEqual([]);
 }
 
-const POINTS = ['before the DISCOVER', 'after the lease', 'after the script', 'after the kernel', 'after the initrd', 'after enrolment', 'after the config', 'after root', 'after userspace', 'nowhere'] as const;
+const POINTS = ['before the DISCOVER', 'after the offer', 'after the lease', 'after the loader', 'after the script', 'after the kernel', 'after the initrd', 'after enrolment', 'after the config', 'after root', 'after userspace', 'after a step', 'nowhere'] as const;
+/** Before these the script is not rendered yet: the boot reads what is newest then. */
+const EARLY: readonly string[] = POINTS.slice(0, 4);
 
 async function boot(swapAt: (typeof POINTS)[number]) {
   const at = async (point: (typeof POINTS)[number]): Promise<void> => (point === swapAt ? swap() : undefined);
   await world.endOpenBoot('n1');
   await at('before the DISCOVER');
-  await n1.dora('ipxe');
+  const offer = await n1.discover('rom');
+  await at('after the offer');
+  await n1.request('rom', offer!);
   await at('after the lease');
+  await n1.tftp('undionly.kpxe');
+  await expect.poll(async () => (await world.api<{ boots: { stages: { name: string }[] }[] }>('/api/boots?node=n1&limit=1')).boots[0]!.stages.at(-1)?.name).toBe('loader');
+  await at('after the loader');
+  await n1.dora('ipxe');
   const script = (await n1.http('GET', `/script/${n1.mac}`)).text;
   await at('after the script');
   // A second request of the same boot is answered from the same boot set.
@@ -59,6 +67,8 @@ async function boot(swapAt: (typeof POINTS)[number]) {
   await at('after root');
   await n1.http('POST', `/boots/${id}/report?stage=userspace&state=ok`, { headers });
   await at('after userspace');
+  await n1.http('POST', `/boots/${id}/report?stage=step:10-storage&state=ok&result=changed`, { headers });
+  await at('after a step');
   const facts = JSON.parse((await n1.http('GET', `/boots/${id}/facts`, { headers })).text) as { image: { digest: string }; vars: Record<string, string> };
   await n1.http('POST', `/boots/${id}/report?stage=ready&state=ok`, { headers });
   const shown = await world.api<{ state: string; bootSet: string; bootSetContent: BootSet }>(`/api/boots/${id}`);
@@ -69,7 +79,7 @@ describe('a generation that is swapped', () => {
   it.each(POINTS)('%s: the boot ends with one consistent boot set', async (point) => {
     const before = edition;
     const { script, kernel, initrd, config, squashfs, facts, shown } = await boot(point);
-    const read = point === 'before the DISCOVER' || point === 'after the lease' ? edition : before;
+    const read = EARLY.includes(point) ? edition : before;
     const name = read === 0 ? 'the first build' : `edition ${read}`;
     expect([kernel, initrd, squashfs]).toEqual([`kernel of ${name}`, `initrd of ${name}`, `squashfs of ${name}`]);
     expect(script).toContain(read === 0 ? 'console=ttyS0' : `edition=${read}`);

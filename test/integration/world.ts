@@ -48,8 +48,17 @@ nodes:
   n2: { macs: ["52:54:00:00:00:02"], ip: 127.0.0.12 }
 `;
 
+export interface WorldOptions {
+  readonly profiles?: Readonly<Record<string, string>>;
+  readonly repos?: Readonly<Record<string, { readonly url: string }>>;
+  /** Of the API on loopback; default none. */
+  readonly apiPort?: number;
+  /** null: no dynamic addresses. */
+  readonly pool?: null;
+}
+
 /** Needs to be root in a network namespace of its own: it binds the real ports on loopback. */
-export async function startWorld(options: { readonly profiles?: Readonly<Record<string, string>>; readonly repos?: Readonly<Record<string, { url: string }>> } = {}): Promise<World> {
+export async function startWorld(options: WorldOptions = {}): Promise<World> {
   execFileSync('ip', ['link', 'set', 'lo', 'up']);
   const dir = mkdtempSync(join(tmpdir(), 'rackseed-world-'));
   const stateDir = join(dir, 'state');
@@ -60,9 +69,9 @@ export async function startWorld(options: { readonly profiles?: Readonly<Record<
     join(dir, 'rackseed.yaml'),
     `stateDir: ./state
 profiles: ./boot-profiles
-dhcp: { mode: full, subnets: [{ subnet: 127.0.0.0/8, serverIp: ${SERVER_IP}, pool: 127.0.1.1-127.0.1.100 }] }
+dhcp: { mode: full, subnets: [{ subnet: 127.0.0.0/8, serverIp: ${SERVER_IP}${options.pool === null ? '' : ', pool: 127.0.1.1-127.0.1.100'} }] }
 http: { port: ${HTTP_PORT} }
-api: { port: 0 }
+api: { port: ${options.apiPort ?? 0} }
 repos: ${JSON.stringify(options.repos ?? {})}
 `,
   );

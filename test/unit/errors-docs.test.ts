@@ -15,6 +15,11 @@ describe('docs/ERRORS.md', () => {
     for (const section of docs.split(/^## /m).slice(1)) expect(section.split('\n').slice(1).join(' ').trim().length, section.split('\n')[0]).toBeGreaterThan(30);
   });
 
+  it('has each code beside its exit code', () => {
+    const listed = [...docs.slice(docs.indexOf('## Exit codes')).matchAll(/^\| (\d+) \| (.*) \|$/gm)].flatMap(([, exit, codes]) => codes!.split(' ').map((code) => [code, Number(exit)]));
+    expect(Object.fromEntries(listed)).toEqual(Object.fromEntries(Object.entries(ERRORS).map(([code, { exit }]) => [code, exit])));
+  });
+
   it('lists the codes that the scripts print', () => {
     const script = readFileSync(new URL('../../src/boot/ipxe.ts', import.meta.url), 'utf8');
     const printed = new Set([...script.matchAll(/\bRS-[A-Z]+/g)].map(([code]) => code));

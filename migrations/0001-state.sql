@@ -65,6 +65,7 @@ CREATE TABLE boots (
   node        TEXT NOT NULL,
   mac         TEXT NOT NULL,
   ip          TEXT,
+  machine     TEXT,
   state       TEXT NOT NULL CHECK (state IN ('open', 'ready', 'failed')),
   why         TEXT,
   started_at  INTEGER NOT NULL,
@@ -79,8 +80,9 @@ CREATE UNIQUE INDEX one_open_boot_of_node ON boots (node) WHERE state = 'open';
 CREATE INDEX boots_of_node ON boots (node, started_at, id);
 CREATE INDEX boots_by_start ON boots (started_at, id);
 CREATE INDEX boots_of_boot_set ON boots (boot_set);
+CREATE INDEX open_boots_by_ip ON boots (ip) WHERE state = 'open';
 
--- rowid is the order in which stages were first seen.
+-- rowid is the order in which stages were first seen. Tails are apart: every request reads its boot's stages, only people read tails.
 CREATE TABLE stages (
   boot     TEXT NOT NULL REFERENCES boots (id) ON DELETE CASCADE,
   name     TEXT NOT NULL,
@@ -89,6 +91,7 @@ CREATE TABLE stages (
   last_at  INTEGER NOT NULL,
   count    INTEGER NOT NULL,
   detail   TEXT NOT NULL,
+  tail     TEXT,
   PRIMARY KEY (boot, name)
 ) STRICT;
 

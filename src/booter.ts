@@ -6,9 +6,10 @@ import { correlate } from './boot/correlate.ts';
 import { decide, type BootDecision } from './boot/decide.ts';
 import type { Node } from './boot/node.ts';
 import type { BootSet, Generation } from './boot/profile.ts';
-import type { BootRequest } from './boot/request.ts';
-import { endOf, refuseClaim, type Claim, type Report } from './boot/session.ts';
-import type { Boot, StageDetail, StageName } from './boot/timeline.ts';
+import type { BootRequest, Machine } from './boot/request.ts';
+import { endOf, MOST_STAGES, refuseClaim, type Claim, type Report } from './boot/session.ts';
+import { hasStage, type Boot, type StageDetail, type StageName } from './boot/timeline.ts';
+import { canonicalJson } from './digest.ts';
 import type { Log } from './log.ts';
 import type { BootStore } from './store/boots.ts';
 import type { EventStore } from './store/events.ts';
@@ -41,14 +42,14 @@ export interface Booter {
   ask(request: BootRequest): Promise<Answer>;
   /** A stage was seen just now. Unknown and ended boots are left as they are. Never throws: a boot must not die of its record. */
   seen(bootId: string, stage: StageName, detail?: StageDetail): Promise<void>;
-  /** The boot's machine was given this address: later requests from there belong to this boot. */
-  leased(bootId: string, ip: Ip4): Promise<void>;
+  /** The boot's machine was given this address on this card: later requests from there belong to this boot. */
+  leased(bootId: string, ip: Ip4, mac: Mac): Promise<void>;
   /** Opens the session of a boot, once. */
   enrol(claim: Claim): Promise<Enrolment>;
   /** The session that the token opens; undefined for any wrong, old or missing token. */
   session(bootId: string, token: string): Promise<Session | undefined>;
-  /** A node's own report on its boot, from within its session. */
-  report(session: Session, report: Report): Promise<void>;
+  /** A node's own report on its boot, from within its session. Answers why it is not taken, if it is not. */
+  report(session: Session, report: Report): Promise<string | undefined>;
 }
 
 export interface BooterParts {
@@ -72,8 +73,12 @@ export function createBooter(parts: BooterParts): Booter {
   /** The boot that the request itself names, if the machine that asks can be that boot's. */
   async function namedBoot(request: BootRequest): Promise<Boot | undefined> {
     const boot = request.bootId ? await boots.get(request.bootId) : undefined;
-    const elsewhere = boot?.ip !== undefined && request.ip !== undefined && boot.ip !== request.ip;
-    return elsewhere ? undefined : boot;
+    return boot && boot.ip === request.ip ? boot : undefined;
+  }
+
+  /** The open boot of a machine that shows nothing but its address, such as a Git client. */
+  async function bootAt({ mac, ip }: BootRequest): Promise<Boot | undefined> {
+    return mac === undefined && ip !== undefined ? boots.openAt(ip) : undefined;
   }
 
   async function nodeNameOf(request: BootRequest, generation: Generation): Promise<string | undefined> {
@@ -89,6 +94,8 @@ export function createBooter(parts: BooterParts): Booter {
     if (pending) return pending;
     const open = await boots.open(node.name);
     const verdict = correlate(open, request, now());
+    // A machine that goes to its own disk boots nothing of ours.
+    if (verdict === 'start' && generation.profiles[node.profile]?.bootSet === undefined) return undefined;
     if (verdict !== 'start') return verdict === 'continue' ? open : undefined;
     const racing = starting.get(node.name);
     if (racing) return racing;
@@ -107,6 +114,13 @@ export function createBooter(parts: BooterParts): Booter {
     }
   }
 
+  /** Written when it differs from what was known: retransmitted DISCOVERs cost nothing. */
+  async function learnMachine(boot: Boot, { via, asker, arch, firmware, features }: BootRequest): Promise<void> {
+    if (via !== 'dhcp' || (asker !== 'rom' && asker !== 'ipxe')) return;
+    const machine: Machine = { ...(arch ? { arch } : {}), ...(firmware ? { firmware } : {}), ...(features ? { features } : {}) };
+    if (canonicalJson(machine) !== canonicalJson(boot.machine ?? {})) await boots.setMachine(boot.id, machine);
+  }
+
   async function contentOf(digest: string, generation: Generation): Promise<BootSet | undefined> {
     return generation.bootSets[digest] ?? (await boots.bootSet(digest));
   }
@@ -114,18 +128,22 @@ export function createBooter(parts: BooterParts): Booter {
   return {
     async ask(request) {
       const generation = parts.generation();
-      const named = await namedBoot(request);
+      const named = (await namedBoot(request)) ?? (await bootAt(request));
       const name = named?.node ?? (await nodeNameOf(request, generation));
-      const node = name === undefined ? undefined : generation.nodes[name];
-      if (!node) return { decision: decide({ failedInRow: 0 }, request, generation, now()), ...(named ? { boot: named } : {}) };
+      const node = name === undefined ? undefined : (generation.nodes[name] ?? (named?.bootSet ? bareNode(named) : undefined));
+      if (!node) return { decision: decide({ failedInRow: 0 }, request, generation, now()) };
 
       let boot = named ?? (await bootOf(node, request, generation));
-      if (boot?.ip !== undefined && request.wants === 'script' && request.ip !== undefined && request.ip !== boot.ip) {
-        return { decision: { kind: 'silent', why: `the boot of ${node.name} has another address than ${request.ip}` }, node };
+      // Only the machine itself may have its script: it fixes the boot set and is a stage. Its address is known since the ACK.
+      if (request.wants === 'script' && boot && boot.ip !== request.ip) {
+        return { decision: { kind: 'silent', why: `${request.ip ?? 'this'} is not the address of ${node.name}'s boot` }, node };
       }
+      if (boot) await learnMachine(boot, request);
       const history = await boots.history(node.name);
       const assigned = generation.profiles[node.profile]?.bootSet;
-      const decision = decide({ node, ...history, ...(boot ? { openBoot: boot } : {}), ...(assigned ? { assigned } : {}) }, request, generation, now());
+      // A script request says nothing of the machine: what its DHCP packets said holds for it.
+      const asked: BootRequest = request.wants === 'script' ? { ...boot?.machine, ...request } : request;
+      const decision = decide({ node, ...history, ...(boot ? { openBoot: boot } : {}), ...(assigned ? { assigned } : {}) }, asked, generation, now());
       if (decision.kind !== 'boot') return { decision, node, ...(boot ? { boot } : {}) };
 
       const bootSet = await contentOf(decision.bootSet, generation);
@@ -150,19 +168,17 @@ export function createBooter(parts: BooterParts): Booter {
       }
     },
 
-    async leased(bootId, ip) {
+    async leased(bootId, ip, mac) {
       try {
-        await boots.setIp(bootId, ip);
+        await boots.setAddress(bootId, ip, mac);
       } catch (error) {
         log.error({ boot: bootId, ip, err: error }, 'address of boot not recorded');
       }
     },
 
     async enrol(claim) {
-      const generation = parts.generation();
-      const name = await nodeNameOf({ via: 'http', ip: claim.ip }, generation);
-      const boot = name === undefined ? undefined : await boots.open(name);
-      const why = refuseClaim(boot, claim, now());
+      const boot = await boots.openAt(claim.ip);
+      const why = refuseClaim(boot, boot ? (parts.generation().nodes[boot.node]?.macs ?? []) : [], claim, now());
       if (!boot || why !== undefined) {
         log.warn({ ip: claim.ip, mac: claim.mac, boot: claim.bootId, why }, 'enrolment refused');
         return { kind: 'refused', why: why ?? 'no boot of this machine is open' };
@@ -191,16 +207,18 @@ export function createBooter(parts: BooterParts): Booter {
 
     async report({ boot }, report) {
       const at = now();
+      if (boot.stages.length >= MOST_STAGES && !hasStage(boot, report.stage)) return `a boot has at most ${MOST_STAGES} stages`;
       await boots.see(boot.id, { name: report.stage, state: report.state, at, detail: report.detail });
       const { tail: _tail, ...detail } = report.detail;
       const line = { node: boot.node, mac: boot.mac, boot: boot.id, stage: report.stage, state: report.state, ...detail };
       if (report.state === 'failed') log.warn(line, 'stage');
       else log.info(line, 'stage');
       const end = endOf(report);
-      if (!end || boot.state !== 'open') return;
+      if (!end || boot.state !== 'open') return undefined;
       if (end.state === 'failed' && report.stage !== 'failed') await boots.see(boot.id, { name: 'failed', state: 'failed', at, detail: { message: end.why ?? '' } });
       await boots.end(boot.id, end.state, at, end.why);
       log.info({ node: boot.node, mac: boot.mac, boot: boot.id, state: end.state, why: end.why, seconds: (at - boot.startedAt) / 1000 }, 'boot ended');
+      return undefined;
     },
   };
 }

@@ -34,6 +34,8 @@ import { createTftpServer } from './tftp/server.ts';
 /** Boots of each node that are kept, with their stages and tails of output. */
 const BOOTS_KEPT = 50;
 const PRUNE_MS = 3600_000;
+/** Goes up when a generation gets other members: a stored one of another version is then compiled anew. */
+const GENERATION_FORMAT = 1;
 
 export interface Daemon {
   reload(who: string): Promise<void>;
@@ -45,7 +47,14 @@ export async function startDaemon(settings: Settings, log: Log): Promise<Daemon>
   const now = Date.now;
   const stops: (() => unknown)[] = [];
   const stop = async (): Promise<void> => {
-    for (const end of stops.reverse().splice(0)) await end();
+    for (const end of stops.reverse().splice(0)) {
+      try {
+        await end();
+      } catch (error) {
+        // What follows must be stopped all the same, the database last of all.
+        log.error({ err: error }, 'a part did not stop cleanly');
+      }
+    }
   };
   try {
     const parts = await assemble(settings, log, now, stops);
@@ -84,7 +93,7 @@ async function assemble(settings: Settings, log: Log, now: () => number, stops: 
   const generations = createGenerations({
     last: await nodes.lastGeneration(),
     read: () => readProfiles(settings.profilesDir),
-    digest: (files) => digestOfValue([dhcp.subnets, files.map(({ file, text }) => [basename(file), text])]),
+    digest: (files) => digestOfValue([GENERATION_FORMAT, dhcp.subnets, files.map(({ file, text }) => [basename(file), text])]),
     compile: async (files) => {
       const compiled = await compile(files, resolver, dhcp.subnets);
       if (compiled.generation || upstreams.length === 0) return compiled;
@@ -112,7 +121,7 @@ async function assemble(settings: Settings, log: Log, now: () => number, stops: 
   const booter = createBooter({ generation: generations.current, nodes, leases, boots, events, log, now });
   const machines = async () =>
     createHttp('machines', log, async (app) => {
-      await app.register(machineRoutes, { booter });
+      await app.register(machineRoutes, { booter, log });
       await app.register(blobRoutes, { blobs, booter, log });
       await app.register(gitRoutes, { repos, booter, log });
     });

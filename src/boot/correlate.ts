@@ -1,6 +1,6 @@
 // Which boot a request belongs to: its node's open one, a new one, or none.
 import type { BootRequest } from './request.ts';
-import { hasStage, type Boot } from './timeline.ts';
+import { hasStage, stageOf, type Boot } from './timeline.ts';
 
 /** `continue` the open boot · `start` a new one · `none`: there is no boot to speak of. */
 export type Correlation = 'continue' | 'start' | 'none';
@@ -16,12 +16,16 @@ export function correlate(openBoot: Boot | undefined, request: BootRequest, now:
   const starts = request.via === 'dhcp' && request.message === 'discover' && (request.asker === 'rom' || request.asker === 'ipxe');
   if (!starts) return openBoot ? 'continue' : 'none';
   if (!openBoot) return 'start';
-  if (request.asker === 'ipxe' && cameFromOurLoader(openBoot)) return 'continue';
+  if (request.asker === 'ipxe' && cameFromOurLoader(openBoot, now)) return 'continue';
   const onlyDhcp = openBoot.stages.every((stage) => stage.name === 'discover' || stage.name === 'offer' || stage.name === 'lease');
   return onlyDhcp && now - openBoot.startedAt < SAME_ATTEMPT_MS ? 'continue' : 'start';
 }
 
-/** The loader was fetched and nothing after it: this iPXE is the one we sent, not the card's. */
-function cameFromOurLoader(boot: Boot): boolean {
-  return hasStage(boot, 'loader') && !hasStage(boot, 'kernel') && !hasStage(boot, 'script');
+/** A loader that was fetched asks within this long; whoever asks later was switched off and on. */
+export const LOADER_ASKS_MS = 120_000;
+
+/** The loader was fetched a moment ago and nothing after it: this iPXE is the one we sent, not the card's. */
+function cameFromOurLoader(boot: Boot, now: number): boolean {
+  const loader = stageOf(boot, 'loader');
+  return loader !== undefined && now - loader.lastAt < LOADER_ASKS_MS && !hasStage(boot, 'kernel') && !hasStage(boot, 'script');
 }

@@ -2,7 +2,7 @@
 import type { Digest } from '../digest.ts';
 import type { ExitMethod, Node } from './node.ts';
 import type { Generation } from './profile.ts';
-import type { BootRequest } from './request.ts';
+import type { Arch, BootRequest } from './request.ts';
 import { hasStage, type Boot } from './timeline.ts';
 
 export type BootDecision =
@@ -44,17 +44,15 @@ export const NO_BOOT_RETRY_S = 10;
 export function decide(view: View, request: BootRequest, generation: Generation, now: number): BootDecision {
   const { node, openBoot } = view;
   if (!node) return { kind: 'silent', why: 'no profile names this machine' };
+  // A boot reads one boot set: once fixed it is answered from, whatever generation is current, and whether or not that still names the node.
   const profile = generation.profiles[node.profile];
-  if (!profile) return { kind: 'silent', why: `profile ${node.profile} is not in this generation` };
-
-  // A boot reads one boot set: once fixed it is answered from, whatever generation is current.
-  const bootSet = openBoot?.bootSet ?? profile.bootSet;
-  if (!bootSet) return { kind: 'local', why: `profile ${profile.name} boots from disk`, exit: node.exit };
+  const bootSet = openBoot?.bootSet ?? profile?.bootSet;
+  if (!bootSet) return profile ? { kind: 'local', why: `profile ${profile.name} boots from disk`, exit: node.exit } : { kind: 'silent', why: `profile ${node.profile} is not in this generation` };
   if (request.asker === 'os') return { kind: 'local', why: 'a running system needs an address only', exit: node.exit };
   if (request.asker === 'initrd') return { kind: 'boot', bootSet };
 
   const image = generation.bootSets[bootSet]?.image;
-  if (image && request.arch && request.firmware !== 'bios' && request.arch !== image.arch) {
+  if (image && request.arch && !runs(request, image.arch)) {
     return { kind: 'hold', why: `image ${image.name} is for ${image.arch}, this machine is ${request.arch}`, retryAfterS: HOLD_S };
   }
   if (request.asker === 'rom') return chooseLoader(request);
@@ -71,6 +69,11 @@ export function decide(view: View, request: BootRequest, generation: Generation,
   const waitS = holdFor(view, now);
   if (waitS > 0) return { kind: 'hold', why: `${view.failedInRow} boots failed in a row`, retryAfterS: waitS };
   return { kind: 'boot', bootSet };
+}
+
+/** A BIOS machine says nothing of its processor (option 93 is 0 on all of them): 32 or 64 bits, its kernel will tell. */
+function runs(request: BootRequest, arch: Arch): boolean {
+  return request.firmware === 'bios' ? arch === 'amd64' || arch === 'i386' : request.arch === arch;
 }
 
 /** TRAPS 1.4: what it can do counts, not whose it is. */

@@ -36,6 +36,11 @@ export function renderScript(decision: BootDecision, bootSet: BootSet | undefine
   }
 }
 
+/** What an iPXE is told when we failed to find an answer: it waits, where an HTTP error would make it fall to the next boot device. */
+export function renderTrouble(to: ScriptFor): string {
+  return holdScript('RS-ERROR', 'the daemon could not answer, its log says why', FETCH_RETRY_S, to);
+}
+
 function bootScript(bootSet: BootSet, to: ScriptFor, bootId: string): string {
   const { baseUrl } = to;
   const { image } = bootSet;

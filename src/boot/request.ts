@@ -10,19 +10,23 @@ export type Asker = 'rom' | 'ipxe' | 'initrd' | 'os';
 /** What an iPXE lists in DHCP option 175; only what a decision depends on is kept. */
 export type LoaderFeature = 'http' | 'https' | 'bzimage' | 'efi' | 'pxe' | 'elf' | 'menu';
 
+/** What a machine says of itself in DHCP, and nowhere else. */
+export interface Machine {
+  readonly arch?: Arch;
+  readonly firmware?: Firmware;
+  /** Set for an iPXE only; empty when it listed none. */
+  readonly features?: readonly LoaderFeature[];
+}
+
 /** Plain data that survives a structured clone. */
-export interface BootRequest {
+export interface BootRequest extends Machine {
   readonly via: 'dhcp' | 'tftp' | 'http';
   readonly mac?: Mac;
   /** The machine's own address, as the packet or the socket shows it. */
   readonly ip?: Ip4;
   readonly bootId?: string;
   readonly uuid?: string;
-  readonly arch?: Arch;
-  readonly firmware?: Firmware;
   readonly asker?: Asker;
-  /** Set for an iPXE only; empty when it listed none. */
-  readonly features?: readonly LoaderFeature[];
   /** The node's script is asked for: its answer fixes the boot set of the boot. */
   readonly wants?: 'script';
   /** DHCP only: a DISCOVER may start a boot, nothing else does. */

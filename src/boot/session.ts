@@ -17,12 +17,15 @@ export interface Claim {
   readonly bootId?: string;
 }
 
-/** Why this claim may not enrol for this boot, or undefined when it may. `now` in milliseconds since 1970. */
-export function refuseClaim(boot: Boot | undefined, claim: Claim, now: number): string | undefined {
+/**
+ * Why this claim may not enrol for this boot, or undefined when it may. `macs` are the node's: the initrd stage may use another of its cards
+ * than the ROM did. `now` in milliseconds since 1970.
+ */
+export function refuseClaim(boot: Boot | undefined, macs: readonly Mac[], claim: Claim, now: number): string | undefined {
   if (!boot) return 'no boot of this machine is open';
   if (boot.state !== 'open') return `boot ${boot.id} has ended`;
   if (claim.bootId !== undefined && claim.bootId !== boot.id) return `boot ${claim.bootId} is not this machine's open boot`;
-  if (claim.mac !== undefined && claim.mac !== boot.mac) return `boot ${boot.id} belongs to another card`;
+  if (claim.mac !== undefined && claim.mac !== boot.mac && !macs.includes(claim.mac)) return `boot ${boot.id} belongs to another machine`;
   if (boot.ip !== claim.ip) return `boot ${boot.id} has another address`;
   const script = stageOf(boot, 'script') ?? stageOf(boot, 'kernel');
   if (!boot.bootSet || !script) return `boot ${boot.id} has not fetched its script yet`;
@@ -40,6 +43,9 @@ export interface Report {
 export function isReportable(stage: string): stage is StageName {
   return stage === 'root' || stage === 'userspace' || stage === 'ready' || stage === 'failed' || /^step:[0-9A-Za-z][0-9A-Za-z._-]{0,99}$/.test(stage);
 }
+
+/** A profile's steps and their names are few; what reports more than this is no agent of ours. */
+export const MOST_STAGES = 200;
 
 /** How a report ends its boot, if it does. A failed report is the last word of the initrd stage or the agent: retries are reported as running. */
 export function endOf(report: Report): { readonly state: 'ready' | 'failed'; readonly why?: string } | undefined {

@@ -1,6 +1,7 @@
 // A boot and its stages as recorded, and what a chain of firmware is expected to show on its way to ready.
 import type { Ip4, Mac } from '../addr.ts';
 import type { Digest } from '../digest.ts';
+import type { Machine } from './request.ts';
 
 /** The stages before the post-boot steps, in the order in which a machine passes them. */
 export const STAGES = ['discover', 'offer', 'lease', 'loader', 'script', 'kernel', 'initrd', 'config', 'root', 'userspace'] as const;
@@ -54,7 +55,7 @@ export interface StageDetail {
   readonly exitCode?: number;
   readonly durationMs?: number;
   readonly bytes?: number;
-  /** Up to 64 KiB of a step's output. */
+  /** Up to 64 KiB of a step's output; only where it is asked for. */
   readonly tail?: string;
 }
 
@@ -64,6 +65,8 @@ export interface Boot {
   readonly node: string;
   readonly mac: Mac;
   readonly ip?: Ip4;
+  /** What its DHCP packets said of the machine: script requests say nothing of it, and are decided by the same. */
+  readonly machine?: Machine;
   readonly state: 'open' | 'ready' | 'failed';
   /** One line, when failed. */
   readonly why?: string;

@@ -1,14 +1,16 @@
 // `rackseed serve`: the daemon in the foreground, until SIGTERM or SIGINT; SIGHUP reads the profiles again.
 import { once } from 'node:events';
 import { readSettings } from '../config/settings.ts';
-import { startDaemon } from '../daemon.ts';
+import { startDaemon, type Daemon } from '../daemon.ts';
 import { createLog } from '../log.ts';
 
 export async function serve(options: { readonly config?: string }): Promise<void> {
   const settings = readSettings(options.config);
   const log = createLog(settings.logLevel);
-  const daemon = await startDaemon(settings, log);
-  process.on('SIGHUP', () => void daemon.reload('SIGHUP').catch(() => undefined));
+  // A SIGHUP while it starts has nothing to tell: the profiles are being read right now. Unhandled it would end the process.
+  let daemon: Daemon | undefined;
+  process.on('SIGHUP', () => void daemon?.reload('SIGHUP').catch(() => undefined));
+  daemon = await startDaemon(settings, log);
   const [signal] = (await Promise.race([once(process, 'SIGTERM'), once(process, 'SIGINT')])) as [string];
   log.info({ signal }, 'rackseed stops');
   await daemon.stop();

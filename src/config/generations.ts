@@ -55,7 +55,11 @@ export function createGenerations<Source>({ last: before, read, digest, compile,
     const files = await read().catch(asFault);
     if (files === undefined) return { generation: current.id, changed: false, faults };
     const source = digest(files);
-    if (source === unless) return { generation: current.id, changed: false, faults };
+    if (source === unless) {
+      // A state directory may have come back without its mirrors.
+      await prepare(current, who, source);
+      return { generation: current.id, changed: false, faults };
+    }
     const compiled = await compile(files);
     faults = compiled.faults;
     const next = compiled.generation;

@@ -1,6 +1,6 @@
 // The DHCP server: sockets around decode, identify, the Booter, the address rules and the reply.
 import type { Logger } from 'pino';
-import { formatSubnet, type Ip4, type Mac } from '../addr.ts';
+import { formatSubnet, subnetContains, type Ip4, type Mac } from '../addr.ts';
 import type { BootRequest } from '../boot/request.ts';
 import type { Answer, Booter } from '../booter.ts';
 import type { SubnetSettings } from '../config/settings.ts';
@@ -151,7 +151,7 @@ export function createDhcpServer(parts: DhcpServerParts): DhcpServer {
     if (!lease) return refuse(exchange, `${ip} was taken by another machine`, subnet);
     forgetHolds(mac);
     // Before the ACK: the machine's first TFTP or HTTP request may follow it within a millisecond, known by this address alone.
-    if (known.bootId) await booter.leased(known.bootId, ip);
+    if (known.bootId) await booter.leased(known.bootId, ip, mac);
     if (!(await send(exchange, subnet, reply))) return;
     counters.acks++;
     exchange.log.info({ ip, node: answer.node?.name, asker: exchange.request.asker, decision: answer.decision.kind }, 'dhcp: ack');
@@ -160,7 +160,9 @@ export function createDhcpServer(parts: DhcpServerParts): DhcpServer {
 
   /** RFC 2131 section 4.3.5: the machine has its address from elsewhere and wants the rest. */
   async function onInform(exchange: Exchange): Promise<void> {
-    if (exchange.packet.ciaddr === NO_IP) return void counters.ignored++;
+    // Its answer goes to ciaddr: only to addresses of our own subnets, or anybody could have us send packets anywhere.
+    const { ciaddr } = exchange.packet;
+    if (!subnets.some(({ subnet }) => ciaddr !== NO_IP && subnetContains(subnet, ciaddr))) return void counters.ignored++;
     const known = await ask(exchange);
     const reply = known && renderInform(known.parts);
     if (reply && (await send(exchange, known.subnet, reply))) counters.informs++;

@@ -80,7 +80,7 @@ export async function apiRoutes(app: FastifyInstance, parts: ApiParts): Promise<
   });
 
   app.get<{ Params: { id: string } }>('/api/boots/:id', async (request) => {
-    const boot = await boots.get(request.params.id);
+    const boot = await boots.withTails(request.params.id);
     if (!boot) throw new AppError('BOOT_UNKNOWN', `no boot ${request.params.id.slice(0, 40)}`, 'list them: GET /api/boots?node=<name>');
     return { ...shown(boot), bootSetContent: boot.bootSet ? await boots.bootSet(boot.bootSet) : undefined };
   });

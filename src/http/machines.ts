@@ -1,11 +1,12 @@
 // The routes that machines call on their way up: script, enrolment, config, facts, reports. Text only, never JSON errors, never a stack.
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import { parseMac } from '../addr.ts';
-import { renderScript } from '../boot/ipxe.ts';
+import { renderScript, renderTrouble } from '../boot/ipxe.ts';
 import { isReportable, renderConfig, type Report } from '../boot/session.ts';
 import type { Stage, StageDetail } from '../boot/timeline.ts';
 import { ENROL_PATH } from '../boot/urls.ts';
 import type { Booter, Session } from '../booter.ts';
+import type { Log } from '../log.ts';
 import { factsAsEnvironment, factsOf } from '../postboot/facts.ts';
 import { baseUrlOf, remoteIp4 } from './peer.ts';
 import { refuse, sendText } from './refusal.ts';
@@ -14,7 +15,7 @@ import { refuse, sendText } from './refusal.ts';
 const TAIL_BYTES = 64 * 1024;
 const REPORT_BODY_LIMIT = TAIL_BYTES + 1024;
 
-export async function machineRoutes(app: FastifyInstance, { booter }: { readonly booter: Booter }): Promise<void> {
+export async function machineRoutes(app: FastifyInstance, { booter, log }: { readonly booter: Booter; readonly log: Log }): Promise<void> {
   // Bodies are plain text whatever a busybox wget calls them.
   app.removeAllContentTypeParsers();
   app.addContentTypeParser('*', { parseAs: 'buffer', bodyLimit: REPORT_BODY_LIMIT }, (_request, body, done) => done(null, body));
@@ -23,7 +24,9 @@ export async function machineRoutes(app: FastifyInstance, { booter }: { readonly
     const mac = parseMac(request.params.mac);
     if (!mac) return refuse(reply, 404, 'NODE_UNKNOWN', 'this is not a MAC address');
     const ip = remoteIp4(request);
-    const answer = await booter.ask({ via: 'http', mac, ...(ip ? { ip } : {}), asker: 'ipxe', wants: 'script' });
+    const asking = booter.ask({ via: 'http', mac, ...(ip ? { ip } : {}), asker: 'ipxe', wants: 'script' });
+    const answer = await asking.catch((error: unknown) => void log.error({ err: error, mac, ip }, 'script not decided'));
+    if (!answer) return sendText(reply, 200, renderTrouble({ mac, baseUrl: baseUrlOf(request) }));
     const { boot, node } = answer;
     if (boot && answer.decision.kind === 'boot' && request.method === 'GET') {
       reply.raw.once('finish', () => void booter.seen(boot.id, 'script'));
@@ -80,8 +83,8 @@ export async function machineRoutes(app: FastifyInstance, { booter }: { readonly
     if (!session) return reply;
     const report = readReport(request.query as Record<string, unknown>, request.body);
     if (!report) return refuse(reply, 400, 'REPORT_INVALID', 'stage and state of a report must be ones that a node may report');
-    await booter.report(session, report);
-    return reply.code(204).send();
+    const why = await booter.report(session, report);
+    return why === undefined ? reply.code(204).send() : refuse(reply, 400, 'REPORT_INVALID', why);
   });
 }
 

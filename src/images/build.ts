@@ -1,5 +1,5 @@
 // From image.yaml to kernel, initrd and squashfs in the blob store, and a manifest that names them.
-import { copyFileSync, existsSync, mkdirSync, readdirSync, rmSync, statSync, writeFileSync, readFileSync } from 'node:fs';
+import { copyFileSync, existsSync, mkdirSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { AppError, lineOf } from '../errors.ts';
 import { createBlobStore } from '../store/blobs.ts';
@@ -143,7 +143,7 @@ async function debian(spec: ImageSpec, root: string, stateDir: string, shop: Wor
     const milestone = MILESTONES.find(([pattern]) => line.startsWith('I: ') && pattern.test(line));
     if (milestone) at(milestone[1], line.slice(3).replace(/\.+$/, ''));
   });
-  if (code !== 0) throw new AppError('IMAGE_BUILD_FAILED', `mmdebstrap: ${reasonIn(readFileSync(shop.log, 'utf8'))}`, `the whole log is ${shop.log}`);
+  if (code !== 0) throw new AppError('IMAGE_BUILD_FAILED', `mmdebstrap: ${reasonIn(shop.said())}`, `the whole log is ${shop.log}`);
   forgetOld(debs);
 }
 

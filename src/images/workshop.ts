@@ -16,6 +16,8 @@ export interface Workshop {
   readonly log: string;
   /** Runs a program as root of its own mount and process namespaces; its output goes to the log and, by line, to `onLine`. Answers the exit code. */
   asRoot(argv: readonly string[], onLine?: (line: string) => void): Promise<number>;
+  /** The last lines of the program that ran last. */
+  said(): string;
   /** Removes the directory, whoever owns what is in it. Safe to call twice. */
   close(): void;
 }
@@ -45,7 +47,9 @@ export function openWorkshop(stateDir: string, name: string, signal: AbortSignal
   }
   const dir = mkdtempSync(join(tmp, `image-${name}.${process.pid}.`));
   const log = join(logs, `image-${name}.log`);
-  const output = createWriteStream(log);
+  // A disk without room for the log has none for the image: the program at work says so itself.
+  const output = createWriteStream(log).on('error', () => undefined);
+  let said: string[] = [];
   let open = true;
   const close = (): void => {
     if (open) remove(dir);
@@ -58,8 +62,10 @@ export function openWorkshop(stateDir: string, name: string, signal: AbortSignal
     dir,
     log,
     close,
+    said: () => said.join('\n'),
     async asRoot(argv, onLine) {
       signal.throwIfAborted();
+      said = [];
       output.write(`\n# ${argv.join(' ')}\n`);
       const [program, ...args] = inNamespaces(argv);
       // No SOURCE_DATE_EPOCH of the caller: times are ours to fix. TMPDIR inside, or mmdebstrap's own leftovers would stay in /tmp.
@@ -72,8 +78,10 @@ export function openWorkshop(stateDir: string, name: string, signal: AbortSignal
         for (const stream of [child.stdout, child.stderr]) {
           // readline ends a line at a carriage return too, which is how mksquashfs moves its bar.
           createInterface({ input: stream }).on('line', (line) => {
-            if (!PROGRESS_BAR.test(line)) output.write(`${line}\n`);
             onLine?.(line);
+            if (PROGRESS_BAR.test(line)) return;
+            output.write(`${line}\n`);
+            if (said.push(line) > 2 * LINES_KEPT) said = said.slice(-LINES_KEPT);
           });
         }
         return await new Promise<number>((resolve, reject) => {
@@ -93,6 +101,8 @@ export function openWorkshop(stateDir: string, name: string, signal: AbortSignal
 export const EPOCH = 1_735_689_600;
 
 const PATHS = [...new Set([...(process.env.PATH ?? '').split(delimiter), '/usr/local/sbin', '/usr/sbin', '/sbin', '/usr/local/bin', '/usr/bin', '/bin'])].filter(Boolean).join(delimiter);
+/** Lines of the running program that are kept for its reason; the log on disk may lag behind them. */
+const LINES_KEPT = 200;
 const PROGRESS_BAR = /^\[[=|/\\ -]*\]\s+\d+\/\d+\s+\d+%/;
 
 /**

@@ -112,7 +112,8 @@ export function createRepos(options: ReposOptions): Repos {
   async function fetchOnce(mirror: Mirror, url: string): Promise<void> {
     try {
       await removeDeadLocks(mirror.directory, Date.now());
-      await run(mirror, ['fetch', '--quiet', '--prune', '--no-tags', '--no-recurse-submodules', '--no-write-fetch-head', '--', url, ...REFSPECS]);
+      // --progress, because git is ended when it is silent for too long, and a first mirror may take minutes.
+      await run(mirror, ['fetch', '--progress', '--prune', '--no-tags', '--no-recurse-submodules', '--no-write-fetch-head', '--', url, ...REFSPECS]);
       mirror.lastGoodAt = now();
       if (mirror.error !== undefined) log.info({ repo: mirror.name }, 'repository is fresh again');
       delete mirror.error;
@@ -129,7 +130,9 @@ export function createRepos(options: ReposOptions): Repos {
       const local = [...mirrors.values()].flatMap((mirror) => localPaths(mirror.url));
       await writeGitHome(env['HOME']!, [...[...mirrors.values()].map((mirror) => mirror.directory), ...local]);
       await Promise.all([...mirrors.values()].map(prepare));
-      await Promise.all([...mirrors.values()].map((mirror) => repos.refresh(mirror.name).catch(() => undefined)));
+      // Machines wait for us: only a mirror that has nothing yet is waited for, and the others are served as they were.
+      const first = [...mirrors.values()].map((mirror) => ({ mirror, fetched: repos.refresh(mirror.name).catch(() => undefined) }));
+      await Promise.all(first.filter(({ mirror }) => mirror.lastGoodAt === undefined).map(({ fetched }) => fetched));
       for (const mirror of mirrors.values()) {
         if (mirror.url === undefined) continue;
         timers.push(setInterval(() => void repos.refresh(mirror.name).catch(() => undefined), mirror.refreshSeconds * 1000).unref());

@@ -1,6 +1,7 @@
 // Boots and their stages, and what each node was told to boot, runs, and last ran with success.
 import type { Ip4, Mac } from '../addr.ts';
 import type { BootSet } from '../boot/profile.ts';
+import type { Machine } from '../boot/request.ts';
 import type { Boot, Stage, StageDetail, StageName } from '../boot/timeline.ts';
 import { canonicalJson, digestOfValue, type Digest } from '../digest.ts';
 import { AppError } from '../errors.ts';
@@ -32,25 +33,32 @@ export interface NodeHistory {
 
 export interface BootStore {
   /**
-   * Starts a boot. An open boot of the same node ends as failed in the same transaction, `why` naming the new one. What the node ran
-   * before runs no more: `running` is empty until a boot gets ready.
+   * Starts a boot. An open boot of the same node ends as failed in the same transaction, `why` naming the new one; it counts as a failure
+   * if its boot set was fixed: a machine that never got past DHCP, or a DISCOVER that somebody forged, is no failure of what it boots.
    */
   start(boot: NewBoot): Promise<Boot>;
+  /** Boots come without their stages' tails, but for `withTails`: every request reads its boot, and tails can be megabytes. */
   get(id: string): Promise<Boot | undefined>;
+  withTails(id: string): Promise<Boot | undefined>;
   /** The one open boot of the node, if any. */
   open(node: string): Promise<Boot | undefined>;
+  /** The open boot whose machine has this address; the newest if there are several. */
+  openAt(ip: Ip4): Promise<Boot | undefined>;
   /** Newest first. */
   list(filter: { readonly node?: string; readonly limit: number }): Promise<readonly Boot[]>;
   /**
    * Fixes the boot set of an open boot if none is fixed yet, with the profile and generation that it comes from, and keeps its content;
-   * answers the boot as it then is. BOOT_UNKNOWN when there is none.
+   * answers the boot as it then is. From then on the node runs nothing (`running` is empty) until a boot gets ready. BOOT_UNKNOWN when
+   * there is no such boot.
    */
   fixBootSet(id: string, digest: Digest, bootSet: BootSet, from: { readonly profile: string; readonly generation: Digest }): Promise<Boot>;
   bootSet(digest: Digest): Promise<BootSet | undefined>;
   /** Every boot set that a boot which is open, or a node's running or last good system, still names: its blobs and pins must stay. */
   bootSetsInUse(): Promise<readonly BootSet[]>;
-  /** Sets the boot's address; a later one replaces it. */
-  setIp(id: string, ip: Ip4): Promise<void>;
+  /** Sets the boot's address and the card that has it; later ones replace them. */
+  setAddress(id: string, ip: Ip4, mac: Mac): Promise<void>;
+  /** What DHCP said of the machine, the newest word counts. */
+  setMachine(id: string, machine: Machine): Promise<void>;
   /** First enrolment wins: false, and nothing changes, when the boot has a session already, has ended or does not exist. */
   enrol(id: string, tokenHash: string, at: number): Promise<boolean>;
   /**
@@ -70,6 +78,7 @@ interface BootRow {
   readonly node: string;
   readonly mac: Mac;
   readonly ip: Ip4 | null;
+  readonly machine: string | null;
   readonly state: Boot['state'];
   readonly why: string | null;
   readonly started_at: number;
@@ -88,6 +97,7 @@ interface StageRow {
   readonly last_at: number;
   readonly count: number;
   readonly detail: string;
+  readonly tail?: string | null;
 }
 
 interface SystemRow {
@@ -102,6 +112,8 @@ export function createBootStore(db: Database): BootStore {
   const openOf = db.prepare<[string], BootRow>("SELECT * FROM boots WHERE node = ? AND state = 'open'");
   const newest = db.prepare<[number], BootRow>('SELECT * FROM boots ORDER BY started_at DESC, id DESC LIMIT ?');
   const newestOf = db.prepare<[string, number], BootRow>('SELECT * FROM boots WHERE node = ? ORDER BY started_at DESC, id DESC LIMIT ?');
+  const openAtIp = db.prepare<[string], BootRow>("SELECT * FROM boots WHERE ip = ? AND state = 'open' ORDER BY started_at DESC, id DESC LIMIT 1");
+  const tailsOf = db.prepare<[string], StageRow>('SELECT name, state, first_at, last_at, count, detail, tail FROM stages WHERE boot = ? ORDER BY first_at, rowid');
   const stagesOf = db.prepare<[string], StageRow>('SELECT name, state, first_at, last_at, count, detail FROM stages WHERE boot = ? ORDER BY first_at, rowid');
   const insert = db.prepare<NewBoot>(
     "INSERT INTO boots (id, node, mac, state, started_at, profile, generation) VALUES (@id, @node, @mac, 'open', @startedAt, @profile, @generation)",
@@ -126,13 +138,14 @@ export function createBootStore(db: Database): BootStore {
        SELECT boot_set FROM boots WHERE state = 'open' UNION SELECT running FROM node_systems UNION SELECT last_good FROM node_systems
      ) ORDER BY digest`,
   );
-  const address = db.prepare<[string, string]>('UPDATE boots SET ip = ? WHERE id = ?');
+  const address = db.prepare<[string, string, string]>('UPDATE boots SET ip = ?, mac = ? WHERE id = ?');
+  const describeMachine = db.prepare<[string, string]>('UPDATE boots SET machine = ? WHERE id = ?');
   const enrolOnce = db.prepare<[string, number, string]>(
     "UPDATE boots SET token_hash = ?, enrolled_at = ? WHERE id = ? AND token_hash IS NULL AND state = 'open'",
   );
-  const seeStage = db.prepare<{ boot: string; name: string; state: string; at: number; detail: string }>(
-    `INSERT INTO stages (boot, name, state, first_at, last_at, count, detail) VALUES (@boot, @name, @state, @at, @at, 1, @detail)
-     ON CONFLICT (boot, name) DO UPDATE SET state = excluded.state, last_at = MAX(last_at, excluded.last_at), count = count + 1, detail = excluded.detail`,
+  const seeStage = db.prepare<{ boot: string; name: string; state: string; at: number; detail: string; tail: string | null }>(
+    `INSERT INTO stages (boot, name, state, first_at, last_at, count, detail, tail) VALUES (@boot, @name, @state, @at, @at, 1, @detail, @tail)
+     ON CONFLICT (boot, name) DO UPDATE SET state = excluded.state, last_at = MAX(last_at, excluded.last_at), count = count + 1, detail = excluded.detail, tail = excluded.tail`,
   );
   const systemOf = db.prepare<[string], SystemRow>('SELECT running, last_good, failed_in_row, last_failed_at FROM node_systems WHERE node = ?');
   const dropOld = db.prepare<[number]>(
@@ -160,9 +173,10 @@ export function createBootStore(db: Database): BootStore {
     return boot;
   };
 
-  function end(row: BootRow, state: 'ready' | 'failed', at: number, why: string | undefined): void {
+  function end(row: BootRow, state: 'ready' | 'failed', at: number, why: string | undefined, counts = true): void {
     close.run({ id: row.id, state, at, why: why ?? null });
-    if (state === 'failed') noteFailed.run(row.node, at);
+    if (state === 'failed' && counts) noteFailed.run(row.node, at);
+    else if (state === 'failed') return;
     else noteReady.run({ node: row.node, bootSet: row.boot_set });
   }
 
@@ -170,12 +184,17 @@ export function createBootStore(db: Database): BootStore {
     start: (boot) =>
       db.write(() => {
         const before = openOf.get(boot.node);
-        if (before) end(before, 'failed', boot.startedAt, `the machine started over: boot ${boot.id}`);
+        if (before) end(before, 'failed', boot.startedAt, `the machine started over: boot ${boot.id}`, before.boot_set !== null);
         insert.run(boot);
-        noteRestart.run(boot.node);
         return must(boot.id);
       }),
     get: async (id) => db.read(() => bootOf(one.get(id))),
+    withTails: async (id) =>
+      db.read(() => {
+        const row = one.get(id);
+        return row && toBoot(row, tailsOf.all(id));
+      }),
+    openAt: async (ip) => db.read(() => bootOf(openAtIp.get(ip))),
     open: async (node) => db.read(() => bootOf(openOf.get(node))),
     list: async ({ node, limit }) => db.read(() => (node === undefined ? newest.all(limit) : newestOf.all(node, limit)).map((row) => bootOf(row)!)),
     fixBootSet: (id, digest, bootSet, { profile, generation }) =>
@@ -185,16 +204,19 @@ export function createBootStore(db: Database): BootStore {
         if (digestOfValue(bootSet) !== digest) throw new AppError('BUG', `boot ${id}: boot set ${digest} has the digest ${digestOfValue(bootSet)}`);
         putBootSet.run(digest, canonicalJson(bootSet));
         fix.run({ id, digest, profile, generation });
+        noteRestart.run(boot.node);
         return { ...boot, bootSet: digest, profile, generation };
       }),
     bootSet: async (digest) => db.read(() => parseBootSet(bootSetOf.get(digest))),
     bootSetsInUse: async () => db.read(() => inUse.all().map((row) => parseBootSet(row)!)),
-    setIp: (id, ip) => db.write(() => void address.run(ip, id)),
+    setAddress: (id, ip, mac) => db.write(() => void address.run(ip, mac, id)),
+    setMachine: (id, machine) => db.write(() => void describeMachine.run(canonicalJson(machine), id)),
     enrol: (id, tokenHash, at) => db.write(() => enrolOnce.run(tokenHash, at, id).changes === 1),
     see: (id, { name, state, at, detail }) =>
       db.write(() => {
         if (!one.get(id)) throw unknownBoot(id);
-        seeStage.run({ boot: id, name, state, at, detail: JSON.stringify(boundTail(detail ?? {})) });
+        const { tail, ...rest } = detail ?? {};
+        seeStage.run({ boot: id, name, state, at, detail: JSON.stringify(rest), tail: tail === undefined ? null : boundTail(tail) });
       }),
     end: (id, state, at, why) =>
       db.write(() => {
@@ -226,13 +248,13 @@ function unknownBoot(id: string): AppError {
 /** Bytes of a stage's output that are kept: the newest. */
 export const TAIL_KEPT = 64 * 1024;
 
-function boundTail(detail: StageDetail): StageDetail {
-  if (detail.tail === undefined || Buffer.byteLength(detail.tail) <= TAIL_KEPT) return detail;
-  const bytes = Buffer.from(detail.tail).subarray(-TAIL_KEPT);
+function boundTail(tail: string): string {
+  if (Buffer.byteLength(tail) <= TAIL_KEPT) return tail;
+  const bytes = Buffer.from(tail).subarray(-TAIL_KEPT);
   // Not from the middle of a character: skip UTF-8 continuation bytes.
   let from = 0;
   while (from < 4 && (bytes[from]! & 0xc0) === 0x80) from++;
-  return { ...detail, tail: bytes.subarray(from).toString('utf8') };
+  return bytes.subarray(from).toString('utf8');
 }
 
 function parseBootSet(row: { readonly content: string } | undefined): BootSet | undefined {
@@ -249,6 +271,7 @@ function toBoot(row: BootRow, stages: readonly StageRow[]): Boot {
     profile: row.profile,
     generation: row.generation,
     ...(row.ip === null ? {} : { ip: row.ip }),
+    ...(row.machine === null ? {} : { machine: JSON.parse(row.machine) as Machine }),
     ...(row.why === null ? {} : { why: row.why }),
     ...(row.ended_at === null ? {} : { endedAt: row.ended_at }),
     ...(row.boot_set === null ? {} : { bootSet: row.boot_set }),
@@ -260,7 +283,7 @@ function toBoot(row: BootRow, stages: readonly StageRow[]): Boot {
       firstAt: stage.first_at,
       lastAt: stage.last_at,
       count: stage.count,
-      detail: JSON.parse(stage.detail) as StageDetail,
+      detail: { ...(JSON.parse(stage.detail) as StageDetail), ...(typeof stage.tail === 'string' ? { tail: stage.tail } : {}) },
     })),
   };
 }

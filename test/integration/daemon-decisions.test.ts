@@ -60,6 +60,8 @@ describe('local', () => {
   });
   it("HTTP: a script that leaves by the node's exit method", async () => {
     expect((await machine('d1').http('GET', `/script/${machine('d1').mac}`)).text).toMatch(/\nsanboot --no-describe --drive 0x80\n$/);
+    // It boots nothing of ours, so it has no boots that could fail.
+    expect(await world.api('/api/boots?node=d1')).toEqual({ boots: [] });
   });
 });
 
@@ -120,6 +122,21 @@ describe('boot', () => {
 });
 
 describe('hold', () => {
+  it('what DHCP said of a machine holds for its script: an iPXE that cannot fetch by HTTP is told so, by TFTP too', async () => {
+    await world.endOpenBoot('n1');
+    const n1 = machine('n1');
+    expect((await n1.dora('ipxe-without-http')).file).toBe('undionly.kpxe');
+    await n1.tftp('undionly.kpxe');
+    await expect.poll(async () => JSON.stringify(await world.api('/api/boots?node=n1&limit=1'))).toContain('"loader"');
+    const ack = await n1.dora('ipxe-without-http');
+    expect(bootFileOf(ack)).toBe('boot.ipxe');
+    const why = /RS-HOLD: this iPXE cannot fetch by HTTP or start a kernel \(it lists bzimage\)/;
+    expect((await n1.tftp('boot.ipxe')).toString()).toMatch(why);
+    expect((await n1.http('GET', `/script/${n1.mac}`)).text).toMatch(why);
+    const { boots } = await world.api<{ boots: { bootSet?: string; stages: { name: string }[] }[] }>('/api/boots?node=n1&limit=1');
+    expect([boots[0]!.bootSet, boots[0]!.stages.map((stage) => stage.name)]).toEqual([undefined, ['discover', 'offer', 'lease', 'loader']]);
+  });
+
   it('HTTP: a script that says why, sleeps, and asks again; TFTP: the loader; DHCP: as boot', async () => {
     for (let i = 0; i <= FAILURES_BEFORE_HOLD; i++) {
       await machine('held').dora('ipxe');

@@ -1,7 +1,7 @@
 // Sessions of boots against the running daemon: what a guest of the boot LAN forges changes nothing.
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { createMachine, createRelay, type Machine, type Relay } from './machine.ts';
-import { startWorld, type World } from './world.ts';
+import { PROFILE, startWorld, type World } from './world.ts';
 
 let world: World;
 let relay: Relay;
@@ -10,7 +10,7 @@ let n2: Machine;
 let guest: Machine;
 
 beforeAll(async () => {
-  world = await startWorld();
+  world = await startWorld({ profiles: { 'k0s-single.yaml': PROFILE.replace('["52:54:00:00:00:02"]', '["52:54:00:00:00:02", "52:54:00:00:01:02"]') } });
   relay = await createRelay();
   n1 = createMachine(relay, world.macs.n1, world.httpPort);
   n2 = createMachine(relay, world.macs.n2, world.httpPort);
@@ -105,6 +105,34 @@ describe('a session', () => {
     expect(kernel.status).toBe(404);
     const shown = await world.api<{ stages: { name: string }[] }>(`/api/boots/${boot}`);
     expect(shown.stages.map((stage) => stage.name)).not.toContain('kernel');
+  });
+
+  it('before the ACK nobody may have the script: it would fix the boot set', async () => {
+    await world.endOpenBoot('n2');
+    await n2.discover('ipxe');
+    const script = await guest.http('GET', `/script/${n2.mac}`);
+    expect(script.text).toMatch(/^#!ipxe\necho rackseed: RS-SILENT/);
+    const { boots } = await world.api<{ boots: { bootSet?: string; stages: { name: string }[] }[] }>('/api/boots?node=n2&limit=1');
+    expect([boots[0]!.bootSet, boots[0]!.stages.map((stage) => stage.name)]).toEqual([undefined, ['discover', 'offer']]);
+  });
+
+  it('a machine may go on with another of its cards', async () => {
+    await world.endOpenBoot('n2');
+    await n2.dora('ipxe');
+    await n2.http('GET', `/script/${n2.mac}`);
+    expect((await n2.http('POST', '/enrol', { body: 'mac 52:54:00:00:01:02\n' })).status).toBe(201);
+  });
+
+  it('stages without end are refused, tails are read by people only', async () => {
+    const { boot, token } = await enrolled(n1);
+    const answers = new Set<number>();
+    for (let i = 0; i < 230; i++) answers.add((await n1.http('POST', `/boots/${boot}/report?stage=step:${i}-x&state=ok`, { ...bearer(token), body: 'x'.repeat(1000) })).status);
+    expect([...answers]).toEqual([204, 400]);
+    const shown = await world.api<{ stages: { detail: { tail?: string } }[] }>(`/api/boots/${boot}`);
+    expect(shown.stages).toHaveLength(200);
+    expect(shown.stages.at(-1)!.detail.tail).toHaveLength(1000);
+    const listed = await world.api<{ boots: { stages: { detail: object }[] }[] }>('/api/boots?node=n1&limit=1');
+    expect(JSON.stringify(listed)).not.toContain('xxxx');
   });
 
   it.each(['stage=discover&state=ok', 'stage=kernel&state=ok', 'stage=step:../etc&state=ok', 'stage=ready&state=perhaps', 'state=ok'])('a report of %s is refused in one line', async (query) => {

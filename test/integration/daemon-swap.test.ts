@@ -117,8 +117,27 @@ describe('a generation that is swapped', () => {
     expect(history[1]).toMatchObject({ profile: 'k0s-single' });
   });
 
+  it('a node that leaves the YAML while it boots ends its boot; then it is unknown', async () => {
+    await world.endOpenBoot('n1');
+    await n1.dora('ipxe');
+    const script = (await n1.http('GET', `/script/${n1.mac}`)).text;
+    writeFileSync(join(world.profilesDir, 'plain.yaml'), 'image: debian-k0s\n');
+    expect(await world.api('/api/reload', 'POST')).toMatchObject({ changed: true });
+    // Its files, its session and what it asks for by its address alone: all of it as before.
+    for (const [url] of script.matchAll(/http:\/\/\S+\/blobs\/\S+/g)) expect((await n1.http('GET', url)).status).toBe(200);
+    const claim = (await n1.http('POST', '/enrol', { body: `mac ${n1.mac}\n` })).text;
+    const [, id] = /^boot (\w+)$/m.exec(claim)!;
+    const headers = { authorization: `Bearer ${/^token (\w+)$/m.exec(claim)![1]}` };
+    expect((await n1.http('GET', `/boots/${id}/config`, { headers })).text).toMatch(/^node n1$/m);
+    expect((await n1.http('GET', '/git/post-boot.git/info/refs?service=git-upload-pack')).status).toBe(200);
+    expect((await n1.http('POST', `/boots/${id}/report?stage=ready&state=ok`, { headers })).status).toBe(204);
+    expect((await world.api<{ state: string }>(`/api/boots/${id}`)).state).toBe('ready');
+    expect((await n1.http('GET', '/git/post-boot.git/info/refs?service=git-upload-pack')).status).toBe(404);
+    expect(await n1.discover('ipxe', 400)).toBeUndefined();
+  });
+
   it("a node's profile cannot be set through the API while it stands in YAML", async () => {
-    const refused = await world.apiStatus('/api/nodes/n1/profile', 'PUT');
+    const refused = await world.apiStatus('/api/nodes/n2/profile', 'PUT');
     expect(refused.status).toBe(409);
     expect(refused.body).toMatchObject({ code: 'NODE_IN_YAML', hint: expect.stringContaining('boot-profiles') });
   });

@@ -12,7 +12,7 @@ import { decodeTftp, encodeTftp } from '../../src/tftp/packet.ts';
 export const SERVER_IP: Ip4 = '127.0.0.1';
 const RELAY_IP: Ip4 = '127.0.0.2';
 
-export type Kind = 'rom' | 'ipxe' | 'initrd' | 'os';
+export type Kind = 'rom' | 'ipxe' | 'ipxe-without-http' | 'initrd' | 'os';
 
 export interface Answered {
   readonly status: number;
@@ -123,6 +123,8 @@ function identity(kind: Kind): [number, Uint8Array][] {
       return pxe;
     case 'ipxe':
       return [...pxe, [OPT.userClass, userClasses('iPXE')], [OPT.ipxe, subOptions([[19, uint8(1)], [24, uint8(1)]])]];
+    case 'ipxe-without-http':
+      return [...pxe, [OPT.userClass, userClasses('iPXE')], [OPT.ipxe, subOptions([[24, uint8(1)]])]];
     case 'initrd':
       return [[OPT.vendorClass, text('rackseed-initrd')]];
     case 'os':

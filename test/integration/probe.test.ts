@@ -167,7 +167,7 @@ describe('rackseed alone on the link', () => {
   });
 
   it('as an iPXE it follows the script by HTTP, and asks for the kernel and the initrd that it names', async () => {
-    const { code, result } = await probe('--mac', SECOND.mac, '--as', 'ipxe');
+    const { code, result } = await probe('--mac', SECOND.mac, '--as', 'ipxe', '--lease');
     expect(findings(result)).toBe('');
     const [script] = result.fetched!;
     expect(script).toMatchObject({ from: `http://${OURS}:8080/script/52-54-00-00-00-02`, ok: true, kind: 'script' });
@@ -178,7 +178,7 @@ describe('rackseed alone on the link', () => {
 
   it('a script that says why it boots nothing is a refusal in its own words; with the lease of the boot the same machine gets its own', async () => {
     const without = await probe('--mac', NODE.mac, '--as', 'ipxe');
-    expect(without.result.fetched).toMatchObject([{ ok: false, refused: true, why: `the script says: RS-SILENT: the boot of n1 has another address than ${PROBE} (${NODE.mac})` }]);
+    expect(without.result.fetched).toMatchObject([{ ok: false, refused: true, why: `the script says: RS-SILENT: ${PROBE} is not the address of n1's boot (${NODE.mac})` }]);
     expect(without.code).toBe(1);
     const leased = await probe('--mac', NODE.mac, '--as', 'ipxe', '--lease');
     expect({ code: leased.code, findings: findings(leased.result) }).toEqual({ code: 0, findings: '' });

@@ -1,6 +1,6 @@
 // Which boot a request belongs to, as a table.
 import { describe, expect, it } from 'vitest';
-import { correlate, SAME_ATTEMPT_MS, type Correlation } from '../../src/boot/correlate.ts';
+import { correlate, LOADER_ASKS_MS, SAME_ATTEMPT_MS, type Correlation } from '../../src/boot/correlate.ts';
 import type { BootRequest } from '../../src/boot/request.ts';
 import type { Boot } from '../../src/boot/timeline.ts';
 import { bootWith, NOW } from './boot-world.ts';
@@ -19,6 +19,7 @@ const rows: readonly [sentence: string, open: Boot | undefined, request: BootReq
   ['a ROM that asks again after a minute is a new attempt', bootWith(['discover', 'offer', 'lease'], old), discover('rom'), 'start'],
   ['a ROM that asks after the loader was fetched has started again', bootWith(['discover', 'offer', 'lease', 'loader']), discover('rom'), 'start'],
   ['an iPXE that asks after the loader was fetched is the one that we sent', bootWith(['discover', 'offer', 'lease', 'loader'], old), discover('ipxe'), 'continue'],
+  ['an iPXE that asks long after the loader was fetched has been switched off and on', { ...bootWith(['discover', 'offer', 'lease']), stages: [{ name: 'loader', state: 'ok', firstAt: NOW - LOADER_ASKS_MS, lastAt: NOW - LOADER_ASKS_MS, count: 1, detail: {} }] }, discover('ipxe'), 'start'],
   ['an iPXE that asks after its script was fetched has started again', bootWith(['discover', 'offer', 'lease', 'script']), discover('ipxe'), 'start'],
   ['an iPXE that we sent and that asks after its script has started again', bootWith(['discover', 'offer', 'lease', 'loader', 'script']), discover('ipxe'), 'start'],
   ['the initrd stage goes on with the open boot', bootWith(['script', 'kernel', 'initrd']), discover('initrd'), 'continue'],

@@ -2,11 +2,14 @@
 import { describe, expect, it } from 'vitest';
 import { decide, FAILURES_BEFORE_HOLD, HOLD_S, type BootDecision, type View } from '../../src/boot/decide.ts';
 import type { BootRequest } from '../../src/boot/request.ts';
-import { bootSetDigest, bootWith, generationOf, nodeNamed, NOW } from './boot-world.ts';
+import { bootSet, bootSetDigest, bootWith, generationOf, nodeNamed, NOW } from './boot-world.ts';
 
 const n1 = nodeNamed('n1');
 const diskNode = nodeNamed('d1', { profile: 'disk', exit: 'sanboot' });
-const generation = generationOf(n1);
+const armNode = nodeNamed('a1', { profile: 'arm' });
+const armSet = { ...bootSet, image: { ...bootSet.image, name: 'arm', arch: 'arm64' as const } };
+const base = generationOf(n1, diskNode);
+const generation = { ...base, profiles: { ...base.profiles, arm: { name: 'arm', bootSet: 'sha256:arm' } }, bootSets: { ...base.bootSets, 'sha256:arm': armSet } };
 const rom: BootRequest = { via: 'dhcp', asker: 'rom', arch: 'amd64', firmware: 'bios', message: 'discover' };
 const ipxe: BootRequest = { via: 'dhcp', asker: 'ipxe', arch: 'amd64', firmware: 'bios', features: ['http', 'bzimage'], message: 'discover' };
 const known: View = { node: n1, failedInRow: 0 };
@@ -17,6 +20,9 @@ const rows: readonly [sentence: string, view: View, request: BootRequest, decide
   ['a BIOS ROM gets undionly first', known, rom, { kind: 'loader', file: 'undionly.kpxe', via: 'tftp' }],
   ['a UEFI ROM gets snponly first', known, { ...rom, firmware: 'uefi' }, { kind: 'loader', file: 'snponly.efi' }],
   ['a ROM that no loader exists for is held with the reason', known, { ...rom, firmware: 'uefi', arch: 'riscv64' }, { kind: 'hold', why: 'image debian-k0s is for amd64, this machine is riscv64' }],
+  ['a BIOS machine is not promised an image for another architecture', { node: armNode, failedInRow: 0 }, rom, { kind: 'hold', why: 'image arm is for arm64, this machine is amd64' }],
+  ['a boot goes on with its boot set when its node has left the YAML', { node: nodeNamed('gone', { profile: 'gone' }), failedInRow: 0, openBoot: bootWith(['script'], { bootSet: bootSetDigest }) }, { via: 'http' }, { kind: 'boot', bootSet: bootSetDigest }],
+  ['without one it is unknown', { node: nodeNamed('gone', { profile: 'gone' }), failedInRow: 0 }, { via: 'http' }, { kind: 'silent' }],
   ['HTTP Boot firmware is held until there is a loader for it', known, { ...rom, firmware: 'uefi-http' }, { kind: 'hold', why: 'no loader for amd64 uefi-http yet' }],
   ['an iPXE that can fetch and start a kernel gets the script at once', known, ipxe, { kind: 'boot', bootSet: bootSetDigest }],
   ['an iPXE without HTTP gets a loader once', known, { ...ipxe, features: ['bzimage'] }, { kind: 'loader', file: 'undionly.kpxe' }],
@@ -34,7 +40,7 @@ const rows: readonly [sentence: string, view: View, request: BootRequest, decide
 
 describe('decide', () => {
   it.each(rows)('%s', (_sentence, view, request, decided) => {
-    expect(decide(view, request, generationOf(n1, diskNode), NOW)).toMatchObject(decided);
+    expect(decide(view, request, generation, NOW)).toMatchObject(decided);
   });
 
   it('survives a structured clone on both sides', () => {

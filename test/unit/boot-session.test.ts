@@ -8,6 +8,7 @@ import { factsAsEnvironment, factsOf } from '../../src/postboot/facts.ts';
 import { bootSet, bootSetDigest, bootWith, nodeNamed, NOW } from './boot-world.ts';
 
 const ip = '10.77.0.11';
+const MACS = ['52:54:00:00:00:01', '52:54:00:00:00:02'];
 const claimable = bootWith(['discover', 'offer', 'lease', 'script'], { ip, bootSet: bootSetDigest });
 
 describe('refuseClaim', () => {
@@ -15,21 +16,22 @@ describe('refuseClaim', () => {
     ['the machine itself may enrol', claimable, { ip }, undefined],
     ['also when it names its boot and card', claimable, { ip, bootId: claimable.id, mac: claimable.mac }, undefined],
     ['another address may not', claimable, { ip: '10.77.0.66' }, /another address/],
-    ['another card may not', claimable, { ip, mac: '52:54:00:00:00:02' }, /another card/],
+    ["another machine's card may not", claimable, { ip, mac: '52:54:00:00:00:09' }, /another machine/],
+    ['another card of the same node may', claimable, { ip, mac: '52:54:00:00:00:02' }, undefined],
     ["another boot's id may not", claimable, { ip, bootId: '01HF0000000000000000000001' }, /not this machine's open boot/],
     ['a machine without an open boot may not', undefined, { ip }, /no boot of this machine/],
     ['a boot that has ended may not', { ...claimable, state: 'ready' as const }, { ip }, /has ended/],
     ['a boot that has not fetched its script may not', bootWith(['discover', 'lease'], { ip }), { ip }, /has not fetched its script/],
   ])('%s', (_sentence, boot, claim, why) => {
-    const refused = refuseClaim(boot, claim, NOW);
+    const refused = refuseClaim(boot, MACS, claim, NOW);
     if (why === undefined) expect(refused).toBeUndefined();
     else expect(refused).toMatch(why);
   });
 
   it('refuses ten minutes after the script', () => {
     const scriptAt = claimable.stages.at(-1)!.lastAt;
-    expect(refuseClaim(claimable, { ip }, scriptAt + ENROL_WITHIN_MS)).toBeUndefined();
-    expect(refuseClaim(claimable, { ip }, scriptAt + ENROL_WITHIN_MS + 1)).toMatch(/more than 10 minutes/);
+    expect(refuseClaim(claimable, MACS, { ip }, scriptAt + ENROL_WITHIN_MS)).toBeUndefined();
+    expect(refuseClaim(claimable, MACS, { ip }, scriptAt + ENROL_WITHIN_MS + 1)).toMatch(/more than 10 minutes/);
   });
 });
 

@@ -4,7 +4,7 @@ import { chmodSync, cpSync, existsSync, mkdirSync, mkdtempSync, renameSync, rmSy
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
-import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { AppError } from '../../src/errors.ts';
 import { gitComplaint, redact } from '../../src/postboot/git.ts';
 import { createRepos, type Repos, type ReposOptions } from '../../src/postboot/repos.ts';
@@ -157,9 +157,11 @@ describe('a mirror', () => {
     await (await start(settings)).stop();
     renameSync(path, `${path}.away`);
     const repos = await start(settings, { now: () => 2_000 });
+    // Machines need not wait for an upstream that is down: it is served at once, and stale when the fetch has failed.
     expect(await repos.resolve('site', 'main')).toEqual({ commit });
-    const status = repos.status().find((repo) => repo.name === 'site');
-    expect(status).toMatchObject({ stale: true, lastGoodAt: 1_000 });
+    const statusOf = () => repos.status().find((repo) => repo.name === 'site');
+    await vi.waitFor(() => expect(statusOf()).toMatchObject({ stale: true, lastGoodAt: 1_000 }), { timeout: 10_000 });
+    const status = statusOf();
     expect(status?.error).toMatch(/not appear to be a git repository|does not exist/);
     await expect(repos.refresh('site')).rejects.toMatchObject({ code: 'GIT_FAILED', hint: expect.any(String) as string });
     renameSync(`${path}.away`, path);

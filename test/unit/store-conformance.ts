@@ -194,7 +194,7 @@ export function bootStoreSuite(open: OpenStores): void {
       await boots().see('1', { name: 'step:30-k0s', state: 'running', at: NOW + 1, detail: { message: 'first' } });
       await boots().see('1', { name: 'discover', state: 'ok', at: NOW + 2 });
       await boots().see('1', { name: 'step:30-k0s', state: 'failed', at: NOW + 3, detail: { exitCode: 2, tail: 'no\u0000 such \ud83d\ude00' } });
-      expect((await boots().get('1'))?.stages).toEqual([
+      expect((await boots().withTails('1'))?.stages).toEqual([
         { name: 'discover', state: 'ok', firstAt: NOW, lastAt: NOW + 2, count: 2, detail: {} },
         { name: 'step:30-k0s', state: 'failed', firstAt: NOW + 1, lastAt: NOW + 3, count: 2, detail: { exitCode: 2, tail: 'no\u0000 such \ud83d\ude00' } },
       ]);
@@ -204,15 +204,27 @@ export function bootStoreSuite(open: OpenStores): void {
     it('keeps the last 64 KiB of a tail, cut between characters', async () => {
       await boots().start(newBoot('1'));
       await boots().see('1', { name: 'step:10', state: 'ok', at: NOW, detail: { tail: `x${'\u00e9'.repeat(40_000)}z` } });
-      const tail = (await boots().get('1'))?.stages[0]?.detail.tail;
+      const tail = (await boots().withTails('1'))?.stages[0]?.detail.tail;
+      expect((await boots().get('1'))?.stages[0]?.detail).toEqual({});
       expect(tail).toBe(`${'\u00e9'.repeat(32_767)}z`);
     });
 
     it('takes the newest address', async () => {
       await boots().start(newBoot('1'));
-      await boots().setIp('1', '10.77.0.11');
-      await boots().setIp('1', '10.77.0.12');
-      expect((await boots().get('1'))?.ip).toBe('10.77.0.12');
+      await boots().setAddress('1', '10.77.0.11', '52:54:00:00:00:01');
+      await boots().setAddress('1', '10.77.0.12', '52:54:00:00:00:02');
+      expect(await boots().get('1')).toMatchObject({ ip: '10.77.0.12', mac: '52:54:00:00:00:02' });
+      expect((await boots().openAt('10.77.0.12'))?.id).toBe('1');
+      expect(await boots().openAt('10.77.0.11')).toBeUndefined();
+      await boots().end('1', 'failed', NOW);
+      expect(await boots().openAt('10.77.0.12')).toBeUndefined();
+    });
+
+    it('knows the newest that DHCP said of the machine', async () => {
+      expect((await boots().start(newBoot('1'))).machine).toBeUndefined();
+      await boots().setMachine('1', { arch: 'arm64', firmware: 'uefi' });
+      await boots().setMachine('1', { arch: 'amd64', firmware: 'bios', features: ['http'] });
+      expect((await boots().get('1'))?.machine).toEqual({ arch: 'amd64', firmware: 'bios', features: ['http'] });
     });
 
     it('ends a boot once; a later end changes nothing', async () => {
@@ -224,9 +236,13 @@ export function bootStoreSuite(open: OpenStores): void {
       expect(await boots().history('n1')).toEqual({ failedInRow: 1, lastFailedAt: NOW + 1 });
     });
 
-    it('counts failures in a row, also of boots that a new one ended, and ready starts again at none', async () => {
+    it('counts failures in a row, also of boots that a new one ended after their script, and ready starts again at none', async () => {
       expect(await boots().history('n1')).toEqual({ failedInRow: 0 });
+      await boots().start(newBoot('0', { startedAt: NOW - 10 }));
       await boots().start(newBoot('1'));
+      expect(await boots().get('0')).toMatchObject({ state: 'failed', why: 'the machine started over: boot 1' });
+      expect(await boots().history('n1')).toEqual({ failedInRow: 0 });
+      await fix('1');
       await boots().start(newBoot('2', { startedAt: NOW + 10 }));
       await boots().end('2', 'failed', NOW + 20);
       expect(await boots().history('n1')).toEqual({ failedInRow: 2, lastFailedAt: NOW + 20 });
@@ -241,8 +257,9 @@ export function bootStoreSuite(open: OpenStores): void {
       await fix('1');
       await boots().end('1', 'ready', NOW + 1);
       await boots().start(newBoot('2', { startedAt: NOW + 2 }));
-      expect(await boots().history('n1')).toEqual({ failedInRow: 0, lastGood: digest });
+      expect(await boots().history('n1')).toEqual({ failedInRow: 0, running: digest, lastGood: digest });
       await fix('2', bootSetWith('other'));
+      expect(await boots().history('n1')).toEqual({ failedInRow: 0, lastGood: digest });
       await boots().end('2', 'failed', NOW + 3);
       expect(await boots().history('n1')).toMatchObject({ failedInRow: 1, lastGood: digest });
     });
@@ -281,7 +298,7 @@ export function bootStoreSuite(open: OpenStores): void {
       expect((await boots().get('1'))?.stages).toHaveLength(1);
       expect(await boots().bootSet(digest)).toEqual(set);
       expect(await boots().bootSet(digestOfValue(bootSetWith('second')))).toBeUndefined();
-      expect(await boots().history('n1')).toMatchObject({ failedInRow: 2, lastGood: digest });
+      expect(await boots().history('n1')).toMatchObject({ failedInRow: 1, lastGood: digest });
     });
   });
 }

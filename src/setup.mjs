@@ -6,10 +6,15 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { buildIfNeeded, installIfNeeded, nodeModulesMissing } from './setup/build.mjs';
 import { ensurePackages, packagesFor } from './setup/packages.mjs';
-import { runTests } from './setup/tests.mjs';
+import { runTests, typeCheck } from './setup/tests.mjs';
 
 const ROOT = fileURLToPath(new URL('..', import.meta.url));
 const EX_USAGE = 64;
+const USAGE = `usage: node src/setup.mjs WORD [--yes]   (--yes: install missing Debian packages without asking)
+  run serve|lab [options]   npm start, npm run lab
+  test [vitest options]     npm test
+  build                     npm run build
+  typecheck                 npm run typecheck`;
 const EX_UNAVAILABLE = 69;
 
 /** The one line that refuses an old Node; undefined when `version` ("v20.19.0") will do. */
@@ -26,19 +31,17 @@ async function main(argv) {
   process.env.PATH = `${process.env.PATH ?? ''}:/usr/local/sbin:/usr/sbin:/sbin`;
   const yes = argv.includes('--yes');
   const [verb, ...rest] = argv.filter((word) => word !== '--yes');
-  if (verb === undefined || verb === 'run' || verb === 'test') {
-    const command = verb === 'run' ? rest[0] : verb;
-    if (verb === 'run' && !command) return fail('rackseed: usage: node src/setup.mjs run serve|lab [options]', EX_USAGE);
-    // Help needs no VM, so it asks for no VM's packages.
-    const wanted = rest.includes('--help') || rest.includes('-h') ? 'serve' : (command ?? 'test');
-    await ensurePackages(packagesFor(wanted, nodeModulesMissing(ROOT)), { yes, command: wanted });
-    await installIfNeeded(ROOT);
-    await buildIfNeeded(ROOT);
-    if (verb === 'run') return runProgram(command, rest.slice(1));
-    if (verb === 'test') return runTests(ROOT, rest);
-    return 0;
-  }
-  return fail(`rackseed: unknown word ${verb}: usage: node src/setup.mjs [run serve|lab [options] | test [vitest options]] [--yes]`, EX_USAGE);
+  const command = verb === 'run' ? rest[0] : verb;
+  if (command === undefined) return fail(`rackseed: ${USAGE}`, EX_USAGE);
+  if (!['run', 'test', 'build', 'typecheck'].includes(verb)) return fail(`rackseed: unknown word ${verb}: ${USAGE}`, EX_USAGE);
+  // What only compiles or prints its help needs no VM, so it asks for no VM's packages.
+  const wanted = ['build', 'typecheck'].includes(verb) || rest.includes('--help') || rest.includes('-h') ? 'serve' : command;
+  await ensurePackages(packagesFor(wanted, nodeModulesMissing(ROOT)), { yes, command: verb === 'run' ? wanted : verb });
+  await installIfNeeded(ROOT);
+  if (verb === 'typecheck') return typeCheck(ROOT).then(() => 0);
+  await buildIfNeeded(ROOT, { always: verb === 'build' });
+  if (verb === 'run') return runProgram(command, rest.slice(1));
+  return verb === 'test' ? runTests(ROOT, rest) : 0;
 }
 
 /** Node cannot replace itself by another program, so this stays as the parent: signals go down, the exit code comes up. */

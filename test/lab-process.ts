@@ -29,7 +29,7 @@ export function asUser(argv: readonly string[], dir: string): string[] {
   if (!isTrueRoot()) return [...argv];
   const script = `set -e
     mount --bind "$1" /mnt
-    if [ "$(stat -c %a /dev/net/tun)" != 666 ]; then mknod "$2/tun" c 10 200; chmod 666 "$2/tun"; mount --bind "$2/tun" /dev/net/tun; fi
+    if [ "$(stat -c %a /dev/net/tun)" != 666 ]; then [ -e "$2/tun" ] || mknod "$2/tun" c 10 200; chmod 666 "$2/tun"; mount --bind "$2/tun" /dev/net/tun; fi
     shift 2
     cd /mnt
     exec setpriv --reuid ${USER_ID} --regid ${USER_ID} --clear-groups -- env -u XDG_STATE_HOME PATH=/usr/local/bin:/usr/bin:/bin "$@"`;
@@ -55,12 +55,13 @@ export interface Started {
   readonly ended: Promise<number>;
 }
 
-export function start(argv: readonly string[]): Started {
-  const child = spawn(argv[0]!, argv.slice(1), { cwd: ROOT, stdio: ['ignore', 'pipe', 'pipe'] });
+/** Runs a program of the checkout; with `typed` its stdin is ours to write to (`child.stdin`), else it is at its end. */
+export function start(argv: readonly string[], { env, typed = false }: { readonly env?: NodeJS.ProcessEnv; readonly typed?: boolean } = {}): Started {
+  const child = spawn(argv[0]!, argv.slice(1), { cwd: ROOT, env: { ...process.env, ...env }, stdio: [typed ? 'pipe' : 'ignore', 'pipe', 'pipe'] });
   let stdout = '';
   let stderr = '';
-  child.stdout.on('data', (chunk: Buffer) => (stdout += chunk.toString()));
-  child.stderr.on('data', (chunk: Buffer) => (stderr += chunk.toString()));
+  child.stdout!.on('data', (chunk: Buffer) => (stdout += chunk.toString()));
+  child.stderr!.on('data', (chunk: Buffer) => (stderr += chunk.toString()));
   const ended = new Promise<number>((resolve) => child.once('close', (code) => resolve(code ?? -1)));
   return { child, stdout: () => stdout, stderr: () => stderr, ended };
 }
@@ -113,4 +114,9 @@ export function leftovers(state: string): string[] {
   const runs = existsSync(dir) ? readdirSync(dir).map((run) => join(dir, run)) : [];
   const mounts = readFileSync('/proc/mounts', 'utf8').split('\n').filter((line) => line.includes(`${dir}/`));
   return [...runs, ...mounts, ...processesNaming(`${dir}/`)];
+}
+
+/** What is mounted on this machine, line by line: compared before and after. */
+export function mounts(): string[] {
+  return readFileSync('/proc/mounts', 'utf8').trimEnd().split('\n');
 }

@@ -16,6 +16,7 @@ import type { NodeReport } from '../lab/stages.ts';
 import { probeAccel } from '../lab/vm.ts';
 import { reportOf, watchBoots, type Machine } from '../lab/watch.ts';
 import { SHIPPED } from '../shipped.ts';
+import { progressBar } from './progress.ts';
 
 const IMAGE = 'debian-k0s';
 
@@ -65,7 +66,7 @@ export interface LabResult {
 export async function labCommand(options: LabCommandOptions, io: LabIo = terminal(options.json ?? false)): Promise<void> {
   // An ordinary user's PATH on Debian leaves out where ip and dnsmasq are.
   process.env['PATH'] = `${process.env['PATH'] ?? ''}:/usr/local/sbin:/usr/sbin:/sbin`;
-  const state = resolve(options.state ?? defaultState());
+  const state = resolve(options.state ?? process.env['RACKSEED_LAB_STATE'] ?? defaultState());
   if (options.console !== undefined) return joinConsole(state, options.console);
   const began = Date.now();
   const firmware = options.firmware as Firmware;
@@ -87,7 +88,8 @@ export async function labCommand(options: LabCommandOptions, io: LabIo = termina
     const imageMs = built.unchanged ? 0 : Date.now() - began;
     const accel = await probeAccel();
     const starting = Date.now();
-    lab = await startLab({ state, nodes: options.nodes, firmware, memoryMiB: options.memory ?? (release.standin ? 2048 : 4096), accel, release, onProgress: (bytes) => io.waiting(`k0s ${release.version}: ${Math.round(bytes / 1024 / 1024)} MiB`) });
+    const bar = progressBar(`k0s ${release.version}`);
+    lab = await startLab({ state, nodes: options.nodes, firmware, memoryMiB: options.memory ?? (release.standin ? 2048 : 4096), accel, release, signal: stopped.signal, onProgress: (done, total) => (total === undefined ? io.waiting(`k0s ${release.version}: ${Math.round(done / 1024 / 1024)} MiB`) : bar.onProgress(done, total)) }).finally(bar.stop);
     io.waiting('');
     const daemonReadyMs = Date.now() - starting;
     const result = await boot(lab, options, io, stopped.signal, (nodes) => ({
@@ -137,7 +139,7 @@ function sizesOf({ name, digest, kernel, initrds, squashfs }: ImageManifest): La
 
 async function boot(lab: Lab, options: LabCommandOptions, io: LabIo, signal: AbortSignal, resultOf: (nodes: NodeReport[]) => LabResult): Promise<LabResult> {
   if (!options.vm) {
-    if (options.json) io.print(`${JSON.stringify({ qemu: lab.qemuLine(lab.nodes[0]!), api: lab.apiUrl })}\n`);
+    if (options.json) io.print(`${JSON.stringify({ qemu: lab.nodes.map((node) => ({ node: node.name, line: lab.qemuLine(node) })), api: lab.apiUrl })}\n`);
     else for (const node of lab.nodes) io.say(`boot ${node.name} from another terminal with:\n\n${lab.qemuLine(node)}\n`);
     io.say(`API: ${lab.apiUrl}/api/nodes · stop: Ctrl-C`);
   }
@@ -209,9 +211,9 @@ function defaultState(): string {
   return join(process.env['XDG_STATE_HOME'] || join(homedir(), '.local/state'), 'rackseed-lab');
 }
 
-/** With --json all that is for people goes to stderr. */
-function terminal(json: boolean): LabIo {
-  const stream = json ? process.stderr : process.stdout;
+/** With --json all that is for people goes to stderr. Colors only on a terminal, and not with NO_COLOR (no-color.org: set and not empty). */
+export function terminal(json: boolean, to: Pick<NodeJS.Process, 'stdout' | 'stderr' | 'env'> = process): LabIo {
+  const stream = json ? to.stderr : to.stdout;
   const live = Boolean(stream.isTTY);
   let transient = false;
   const erase = () => {
@@ -219,7 +221,7 @@ function terminal(json: boolean): LabIo {
     transient = false;
   };
   return {
-    print: (text) => void process.stdout.write(text),
+    print: (text) => void to.stdout.write(text),
     say(line) {
       erase();
       stream.write(`${line}\n`);
@@ -229,6 +231,6 @@ function terminal(json: boolean): LabIo {
       erase();
       if (text !== '') transient = stream.write(text.slice(0, (stream.columns ?? 80) - 1)) || true;
     },
-    color: live && !process.env['NO_COLOR'],
+    color: live && !to.env['NO_COLOR'],
   };
 }

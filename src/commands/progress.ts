@@ -6,11 +6,11 @@ export interface Progress {
   readonly stop: () => void;
 }
 
-/** Counts bytes, or with `percent` whatever the caller counts. Draws nothing when stderr is no terminal: logs of CI are no place for carriage returns. */
-export function progressBar(title: string, unit: 'MiB' | 'percent' = 'MiB'): Progress {
-  if (!process.stderr.isTTY) return { onProgress: () => undefined, stop: () => undefined };
+/** Counts bytes, or with `percent` whatever the caller counts. Draws nothing when `stream` is no terminal: logs of CI are no place for carriage returns. */
+export function progressBar(title: string, unit: 'MiB' | 'percent' = 'MiB', stream: NodeJS.WriteStream = process.stderr): Progress {
+  if (!stream.isTTY) return { onProgress: () => undefined, stop: () => undefined };
   const bar = new cliProgress.SingleBar({
-    stream: process.stderr,
+    stream,
     format: `${title} [{bar}] {percentage}%${unit === 'MiB' ? ' {value}/{total} MiB' : ''}`,
     barCompleteChar: '#',
     barIncompleteChar: '-',

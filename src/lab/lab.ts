@@ -9,7 +9,10 @@ import { createLink, labIp, type Link } from './link.ts';
 import { createSite, type Release, type Site, type SiteNode } from './site.ts';
 import { labMac, QEMU, qemuLine, startVm, type Accel, type Vm, type VmSpec } from './vm.ts';
 
-/** A tap each on one bridge, and each VM has two processors. */
+/** QEMU 7.2 emulating two processors lets a guest run on stale code now and then while its kernel patches itself (docs/decisions/lab.md). */
+const EMULATED_CPUS = 1;
+
+/** A tap each on one bridge. */
 export const MAX_NODES = 16;
 
 export interface LabOptions {
@@ -20,8 +23,10 @@ export interface LabOptions {
   readonly memoryMiB: number;
   readonly accel: Accel;
   readonly release: Release;
-  /** Bytes of a release that is being downloaded. */
-  readonly onProgress?: (bytes: number) => void;
+  /** Bytes so far of a release that is taken over; of a download also how many there will be, when the server tells. */
+  readonly onProgress?: (done: number, total?: number) => void;
+  /** Ends a download. */
+  readonly signal?: AbortSignal;
 }
 
 export interface LabNode extends SiteNode {
@@ -70,10 +75,10 @@ export async function startLab(options: LabOptions): Promise<Lab> {
   try {
     const nodes = Array.from({ length: options.nodes }, (_, i): LabNode => {
       const node = { name: `n${i + 1}`, mac: labMac(i + 1), ip: labIp(i + 1) };
-      return { ...node, vm: { name: node.name, mac: node.mac, tap: `t${i}`, memoryMiB: options.memoryMiB, cpus: 2, firmware: options.firmware, accel: options.accel } };
+      return { ...node, vm: { name: node.name, mac: node.mac, tap: `t${i}`, memoryMiB: options.memoryMiB, cpus: options.accel === 'kvm' ? 2 : EMULATED_CPUS, firmware: options.firmware, accel: options.accel } };
     });
     let keep = false;
-    const site = await createSite(options.state, nodes, options.release, options.onProgress);
+    const site = await createSite(options.state, nodes, options.release, options.onProgress, options.signal);
     undo.push(async () => keep || site.remove());
     const link = await createLink(nodes.length, site.dir);
     undo.push(() => link.close());

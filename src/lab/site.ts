@@ -57,9 +57,11 @@ export function releaseFrom(source: string, sha256: string | undefined): Release
 
 /**
  * `state` is the lab's directory, `<state>/run/<pid>` the run's. What differs from the shipped profiles: the lab's nodes stand in
- * `k0s-single`, no other profile has any, and `artifacts.k0s` names the release. `onProgress` gets the bytes of a downloaded release.
+ * `k0s-single`, no other profile has any, and `artifacts.k0s` names the release. `onProgress` gets
+ * the bytes so far of a release that is taken over, and the total when it is known. ARTIFACT_INVALID for
+ * a release that is not what its sha256 says, or does not come; `signal` ends a download.
  */
-export async function createSite(state: string, nodes: readonly SiteNode[], release: Release, onProgress?: (bytes: number) => void): Promise<Site> {
+export async function createSite(state: string, nodes: readonly SiteNode[], release: Release, onProgress?: (done: number, total?: number) => void, signal?: AbortSignal): Promise<Site> {
   await dropDeadRuns(state);
   const dir = join(state, 'run', String(process.pid));
   const site: Site = {
@@ -80,7 +82,7 @@ export async function createSite(state: string, nodes: readonly SiteNode[], rele
     }
     await writeFile(site.settingsFile, settingsText(site));
     await copyProfiles(site.profilesDir, nodes, release.version);
-    await addRelease(site.stateDir, release, onProgress);
+    await addRelease(site.stateDir, release, onProgress, signal);
     return site;
   } catch (error) {
     await site.remove();
@@ -121,12 +123,12 @@ export function profileText(shipped: string, nodes: readonly SiteNode[], k0s: st
   return document.toString({ lineWidth: 0 });
 }
 
-async function addRelease(stateDir: string, release: Release, onProgress?: (bytes: number) => void): Promise<void> {
+async function addRelease(stateDir: string, release: Release, onProgress?: (done: number, total?: number) => void, signal?: AbortSignal): Promise<void> {
   if (release.standin && !existsSync(release.source)) throw new AppError('LAB_UNAVAILABLE', `${release.source}: the stand-in of k0s is not there`, 'is the checkout whole? git status');
   const blobs = createBlobStore(stateDir);
   const known = release.digest === undefined ? undefined : await blobs.stat(release.digest);
-  const source = /^https?:/.test(release.source) && !known ? await download(release.source) : release.source;
-  const blob = known ?? (await blobs.add(source, release.digest ? { digest: release.digest } : {}, onProgress));
+  const { source, total } = /^https?:/.test(release.source) && !known ? await download(release.source, signal) : { source: release.source };
+  const blob = known ?? (await blobs.add(source, release.digest ? { digest: release.digest } : {}, (done) => onProgress?.(done, total)));
   const database = openDatabase(join(stateDir, 'rackseed.db'));
   try {
     await createArtifactStore(database).add({ name: 'k0s', version: release.version, digest: blob.digest, size: blob.size, addedAt: Date.now() });
@@ -135,12 +137,24 @@ async function addRelease(stateDir: string, release: Release, onProgress?: (byte
   }
 }
 
-async function download(url: string): Promise<Readable> {
-  const answer = await fetch(url).catch((error: unknown) => {
-    throw new AppError('ARTIFACT_INVALID', `${url}: ${lineOf((error as Error).cause ?? error)}`, 'can this machine reach it? a downloaded file works too: --k0s FILE');
-  });
+async function download(url: string, signal?: AbortSignal): Promise<{ source: Readable; total?: number }> {
+  const refused = (what: string, error: unknown) => {
+    const why = signal?.aborted ? 'the download was interrupted' : `${what}${lineOf((error as Error).cause ?? error)}`;
+    return new AppError('ARTIFACT_INVALID', `${url}: ${why}`, 'can this machine reach it? a downloaded file works too: --k0s FILE', error);
+  };
+  const answer = await fetch(url, signal ? { signal } : {}).catch((error: unknown) => Promise.reject(refused('', error)));
   if (!answer.ok || !answer.body) throw new AppError('ARTIFACT_INVALID', `${url}: HTTP ${answer.status}`, 'is the version spelled as on the release page? + is %2B in URLs');
-  return Readable.fromWeb(answer.body as import('node:stream/web').ReadableStream);
+  // Packed on the way, the length is that of other bytes than those which arrive here.
+  const length = answer.headers.has('content-encoding') ? 0 : Number(answer.headers.get('content-length') ?? 0);
+  const body = answer.body;
+  const pieces = async function* () {
+    try {
+      yield* body as AsyncIterable<Uint8Array>;
+    } catch (error) {
+      throw refused('the download broke off: ', error);
+    }
+  };
+  return { source: Readable.from(pieces(), { objectMode: false }), ...(length > 0 ? { total: length } : {}) };
 }
 
 /** A lab that was killed by SIGKILL leaves its files; its process id tells. */

@@ -9,8 +9,8 @@ export function nodeModulesMissing(root) {
 }
 
 /**
- * `npm ci` when node_modules does not come from this package-lock.json, or was compiled for another Node. A node_modules without our stamp
- * (somebody ran npm by hand) is taken as it is while npm's own copy of the lock is the newer one.
+ * `npm ci` when node_modules does not come from this package-lock.json, or was compiled for another Node. A node_modules that is
+ * younger than our stamp and the lock (somebody ran npm by hand) is taken as it is.
  */
 export async function installIfNeeded(root) {
   const stamp = join(root, 'node_modules/.rackseed-stamp');
@@ -18,25 +18,32 @@ export async function installIfNeeded(root) {
   const has = existsSync(stamp) ? readFileSync(stamp, 'utf8') : undefined;
   if (has === wanted) return;
   const copy = join(root, 'node_modules/.package-lock.json');
-  const byHand = has === undefined && existsSync(copy) && statSync(copy).mtimeMs >= statSync(join(root, 'package-lock.json')).mtimeMs;
+  const made = (file) => (existsSync(file) ? statSync(file).mtimeMs : 0);
+  const otherNode = has !== undefined && !has.endsWith(` ${process.versions.modules}\n`);
+  const byHand = existsSync(copy) && !otherNode && made(copy) >= Math.max(made(stamp), made(join(root, 'package-lock.json')));
   if (!byHand) {
-    // npm's own node, not whatever `npm` finds first: the binary module must fit the Node that runs us.
-    const env = { ...process.env, PATH: `${dirname(process.execPath)}:${process.env.PATH ?? ''}`, npm_config_update_notifier: 'false' };
-    // A script of npm's sets these for its children; npm ci would take them as its own options.
-    for (const key of ['npm_config_json', 'npm_config_yes']) delete env[key];
-    const prefix = dirname(dirname(process.execPath));
-    // Without this node-gyp downloads Node's headers, which is forbidden or impossible on many machines (TRAPS 3).
-    if (existsSync(join(prefix, 'include/node/node_version.h'))) env.npm_config_nodedir = prefix;
-    await longStep('npm ci (compiles better-sqlite3 where no prebuilt one can be fetched: about a minute)', ['npm', 'ci', '--no-audit', '--no-fund', '--loglevel=warn'], { cwd: root, env });
+    await longStep('npm ci (compiles better-sqlite3 where no prebuilt one can be fetched: about a minute)', ['npm', 'ci', '--no-audit', '--no-fund', '--loglevel=warn'], { cwd: root, env: npmEnvironment(process.env, process.execPath) });
   }
   writeFileSync(stamp, wanted);
 }
 
-/** Compiles src into dist when any source differs from the one that dist was made of. */
-export async function buildIfNeeded(root) {
+/** The environment of `npm ci`, from ours and from the Node that runs us (`execPath`, such as /usr/bin/node). */
+export function npmEnvironment(ours, execPath) {
+  // npm's own node, not whatever `npm` finds first: the binary module must fit the Node that runs us.
+  const env = { ...ours, PATH: `${dirname(execPath)}:${ours.PATH ?? ''}`, npm_config_update_notifier: 'false' };
+  // A script of npm's sets these for its children; npm ci would take them as its own options.
+  for (const key of ['npm_config_json', 'npm_config_yes']) delete env[key];
+  const prefix = dirname(dirname(execPath));
+  // Without this node-gyp downloads Node's headers, which is forbidden or impossible on many machines (TRAPS 3).
+  if (existsSync(join(prefix, 'include/node/node_version.h'))) env.npm_config_nodedir = prefix;
+  return env;
+}
+
+/** Compiles src into dist when any source differs from the one that dist was made of, or `always`. */
+export async function buildIfNeeded(root, { always = false } = {}) {
   const stamp = join(root, 'dist/.stamp');
   const wanted = sourcesDigest(root);
-  if (existsSync(stamp) && readFileSync(stamp, 'utf8') === wanted) return;
+  if (!always && existsSync(stamp) && readFileSync(stamp, 'utf8') === wanted) return;
   await longStep('build', [process.execPath, join(root, 'node_modules/typescript/bin/tsc'), '-p', join(root, 'src/tsconfig.json')], { cwd: root });
   dropOrphans(root);
   mkdirSync(join(root, 'dist'), { recursive: true });

@@ -3,10 +3,12 @@ import { spawn, spawnSync } from 'node:child_process';
 import { accessSync, constants, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { longStep, say } from './say.mjs';
 
 /** The order is cheap to dear, so that a broken rule is seen before a VM boots. */
 export const PROJECTS = ['unit', 'integration', 'e2e'];
+const REPORTER = fileURLToPath(new URL('report.mjs', import.meta.url));
 
 /**
  * Splits what stands after `npm test --` into projects and words for vitest. `--project X` (also twice, also with `=`) narrows the projects.
@@ -23,15 +25,27 @@ export function readTestArgs(args) {
 }
 
 /**
- * Counts of one vitest run, from its JSON report. A file that could not even be loaded is one failure; so is a run that
- * ended badly without saying why (a crash, an unhandled rejection).
+ * Counts of one vitest run, from what report.mjs wrote. A run that ended badly without a failed test (a crash, an unhandled
+ * rejection) is one failure.
  */
 export function countResults(report, exitCode) {
   if (!report) return { passed: 0, failed: 1, skipped: [] };
-  const broken = report.testResults.filter((file) => file.status === 'failed' && !file.assertionResults.some((test) => test.status === 'failed')).length;
-  const failed = report.numFailedTests + broken;
-  const skipped = report.testResults.flatMap((file) => file.assertionResults.filter((test) => ['skipped', 'pending', 'todo'].includes(test.status)).map((test) => test.fullName));
-  return { passed: report.numPassedTests, failed: failed === 0 && exitCode !== 0 ? 1 : failed, skipped };
+  const skipped = report.skipped.map(({ name, note }) => `${name}: ${note ?? 'no reason given'}`);
+  return { passed: report.passed, failed: report.failed === 0 && exitCode !== 0 ? 1 : report.failed, skipped };
+}
+
+/** What is said at the end, for people and as the closing line, and the exit code: with `ci` a skip is a failure, and so is a run that was stopped. */
+export function closing({ passed, failed, skips, ci, stopped }) {
+  const all = failed + (ci ? skips.length : 0) + (stopped ? 1 : 0);
+  return {
+    notes: [...skips.map((skip) => `SKIPPED ${skip}`), ...(ci && skips.length > 0 ? [`rackseed: CI=true: a skip is a failure (${skips.length})`] : []), ...(stopped ? [`rackseed: stopped by ${stopped}: a failure`] : [])],
+    line: `${passed} passed, ${all} failed`,
+    exit: all === 0 ? 0 : 1,
+  };
+}
+
+export function typeCheck(root, more = { exit: 1 }) {
+  return longStep('type check', [process.execPath, join(root, 'node_modules/typescript/bin/tsc'), '-p', join(root, 'tsconfig.json'), '--noEmit'], { cwd: root, ...more });
 }
 
 /** Runs everything; the exit code is 0 only when nothing failed, and with CI=true nothing was skipped. */
@@ -44,7 +58,7 @@ export async function runTests(root, args) {
   const ci = process.env.CI === 'true';
   const total = { passed: 0, failed: 0 };
   const skips = [];
-  await longStep('type check', [process.execPath, join(root, 'node_modules/typescript/bin/tsc'), '-p', join(root, 'tsconfig.json'), '--noEmit'], { cwd: root, mayFail: true, onFailure: () => total.failed++ });
+  await typeCheck(root, { mayFail: true, onFailure: () => total.failed++ });
   // Killed by the terminal or by CI: the running vitest gets the same signal, and what it started dies with it.
   let running;
   let stopped;
@@ -60,9 +74,9 @@ export async function runTests(root, args) {
       const file = join(dir, 'report.json');
       const vitest = [process.execPath, join(root, 'node_modules/vitest/vitest.mjs'), 'run', '-c', join(root, 'test/vitest.config.ts'), '--project', project];
       // Words that select tests may select none in this project.
-      const argv = [...(project === 'integration' ? ownNamespace() : []), ...vitest, '--reporter=default', '--reporter=json', `--outputFile.json=${file}`, ...(rest.length > 0 ? ['--passWithNoTests'] : []), ...rest];
+      const argv = [...(project === 'integration' ? ownNamespace() : []), ...vitest, '--reporter=default', `--reporter=${REPORTER}`, ...(rest.length > 0 ? ['--passWithNoTests'] : []), ...rest];
       say(`rackseed: tests: ${project}`);
-      running = spawn(argv[0], argv.slice(1), { cwd: root, stdio: 'inherit' });
+      running = spawn(argv[0], argv.slice(1), { cwd: root, stdio: 'inherit', env: { ...process.env, RACKSEED_TEST_REPORT: file } });
       const code = await new Promise((resolve) => {
         running.once('error', () => resolve(127));
         running.once('exit', (exit) => resolve(exit ?? 1));
@@ -77,12 +91,10 @@ export async function runTests(root, args) {
     }
     if (stopped) break;
   }
-  for (const skip of skips) say(`SKIPPED ${skip}`);
-  if (ci && skips.length > 0) say(`rackseed: CI=true: a skip is a failure (${skips.length})`);
-  if (ci) total.failed += skips.length;
-  if (stopped) total.failed += 1;
-  process.stdout.write(`${total.passed} passed, ${total.failed} failed\n`);
-  return total.failed === 0 ? 0 : 1;
+  const { notes, line, exit } = closing({ ...total, skips, ci, stopped });
+  for (const note of notes) say(note);
+  process.stdout.write(`${line}\n`);
+  return exit;
 }
 
 function readReport(file) {

@@ -1,16 +1,15 @@
 // The shipped image, built for real. The state directory is shared: other e2e tests boot what this one built.
 import { execFileSync } from 'node:child_process';
-import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { cpSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { beforeAll, describe, expect, test } from 'vitest';
+import { afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { imageShow } from '../../src/commands/image.ts';
 import { buildImage, type BuildResult, type BuildProgress } from '../../src/images/build.ts';
 import { verifyImage } from '../../src/images/verify.ts';
 import { SHIPPED } from '../../src/shipped.ts';
 import { createBlobStore } from '../../src/store/blobs.ts';
+import { asUser, isTrueRoot, openDir, processesNaming, removeDir, start, TEST_STATE as stateDir, USER_ID, USER_ROOT } from '../lab-process.ts';
 
-const stateDir = process.env['RACKSEED_TEST_STATE'] ?? join(tmpdir(), 'rackseed-test-state');
 const options = { name: 'debian-k0s', imagesDir: SHIPPED.images, stateDir };
 
 let built: BuildResult;
@@ -24,7 +23,7 @@ beforeAll(async () => {
   built = await buildImage({ ...options, onProgress: (at) => void progress.push(at) });
 }, 900_000);
 
-const squashfs = (): string => createBlobStore(stateDir).path(built.manifest.squashfs.digest);
+const squashfs = (manifest = built.manifest, state = stateDir): string => createBlobStore(state).path(manifest.squashfs.digest);
 const contentOf = (path: string): string => execFileSync('unsquashfs', ['-cat', squashfs(), path], { encoding: 'utf8' });
 
 describe('image build debian-k0s', () => {
@@ -95,5 +94,47 @@ test('a package that Debian does not have ends the build with its name and the l
     expect(readFileSync(join(stateDir, 'log', 'image-broken.log'), 'utf8')).toContain('Unable to locate');
   } finally {
     rmSync(imagesDir, { recursive: true });
+  }
+});
+
+describe('an ordinary user', () => {
+  let dir: string;
+  beforeEach(() => (dir = openDir()));
+  afterEach(() => removeDir(dir));
+
+  /** As `asUser`, for a user who is in /etc/passwd and has subordinate ids, in files that only `argv` sees: newuidmap refuses anybody else. */
+  function asUserWithIds(argv: readonly string[]): string[] {
+    if (!isTrueRoot()) return [...argv];
+    const name = 'rackseed-test';
+    writeFileSync(join(dir, 'passwd'), `${readFileSync('/etc/passwd', 'utf8')}${name}:x:${USER_ID}:${USER_ID}::/nonexistent:/bin/sh\n`);
+    writeFileSync(join(dir, 'subid'), `${name}:700000:65536\n`);
+    const script = 'mount --bind "$1/passwd" /etc/passwd && mount --bind "$1/subid" /etc/subuid && mount --bind "$1/subid" /etc/subgid && shift && exec "$@"';
+    return ['unshare', '--mount', '--propagation', 'private', '--', 'sh', '-c', script, 'sh', dir, ...asUser(argv, dir)];
+  }
+
+  // 41 s on two idle cores, with the packages that the build above has fetched.
+  test('builds the same image, file by file and owner by owner, and leaves no file and no process', async () => {
+    const state = join(dir, 'state');
+    mkdirSync(state);
+    cpSync(join(stateDir, 'cache'), join(state, 'cache'), { recursive: true });
+    if (isTrueRoot()) execFileSync('chown', ['-R', `${USER_ID}:${USER_ID}`, state]);
+    const build = start(asUserWithIds([process.execPath, join(USER_ROOT, 'dist/cli.js'), 'image', 'build', 'debian-k0s', '--state', state, '-o', 'json']));
+    expect(await build.ended, build.stderr()).toBe(0);
+    const manifest = JSON.parse(build.stdout()) as BuildResult['manifest'] & Pick<BuildResult, 'unchanged'>;
+    expect([manifest.unchanged, manifest.input]).toEqual([false, built.manifest.input]);
+    expect(await verifyImage(manifest, createBlobStore(state))).toEqual([]);
+    expect(owners(manifest, state)).toEqual(owners());
+    // Nothing but what Debian has published since may make a difference.
+    if (manifest.packages.join() === built.manifest.packages.join()) expect(manifest.digest).toBe(built.manifest.digest);
+    expect(readdirSync(join(state, 'tmp'))).toEqual([]);
+    expect(processesNaming(state)).toEqual([]);
+  });
+
+  /** `/path mode uid/gid` of everything that is not plainly root's; without the version of the kernel, which is in some paths. */
+  function owners(manifest = built.manifest, state = stateDir): string[] {
+    const lines = execFileSync('unsquashfs', ['-llnumeric', squashfs(manifest, state)], { encoding: 'utf8', maxBuffer: 1 << 26 }).split('\n');
+    const unusual = lines.map((line) => line.split(/\s+/)).filter(([mode, owner]) => owner !== undefined && (owner !== '0/0' || /[st]/i.test(mode!.slice(1))));
+    expect(unusual.length).toBeGreaterThan(5);
+    return unusual.map(([mode, owner, , , , path]) => `${path} ${mode} ${owner}`);
   }
 });

@@ -1,8 +1,8 @@
-// One machine's life in the lab: ready, a second run of its agent, reassigned by an edit, and two failures with their names.
+// One machine's life in the lab: ready, a second run of its agent, reassigned by an edit, failures with their names, and what it does after them.
 import { copyFileSync, cpSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import type { Boot } from '../../src/boot/timeline.ts';
+import { expectedStages, type Boot } from '../../src/boot/timeline.ts';
 import { buildImage } from '../../src/images/build.ts';
 import { startLab, type Lab, type LabNode } from '../../src/lab/lab.ts';
 import { STANDIN } from '../../src/lab/site.ts';
@@ -61,12 +61,28 @@ async function bootAgain(): Promise<Boot> {
   await vm?.kill();
   vm = lab.powerOn(node);
   const since = vm.startedAt;
-  return until('the boot to end', 480_000, async () => {
-    const boot = await lab.newestBoot('n1', since);
-    return boot && boot.state !== 'open' ? boot : undefined;
+  return theBoot('that ended', (boot) => boot.startedAt >= since && boot.state !== 'open');
+}
+
+/** n1's newest boot as soon as it is as wanted. */
+function theBoot(what: string, isIt: (boot: Boot) => boolean): Promise<Boot> {
+  return until(`a boot ${what}`, 480_000, async () => {
+    const boot = await lab.newestBoot('n1');
+    return boot && isIt(boot) ? boot : undefined;
   }).catch((error: Error) => {
-    throw new Error(`${error.message}\n${readFileSync(vm!.console.log, 'utf8').slice(-3000)}`);
+    throw new Error(`${error.message}\n${consoleText().slice(-3000)}`);
   });
+}
+
+/** What the machine printed since its power-on, over all its reboots. */
+function consoleText(): string {
+  return readFileSync(vm!.console.log, 'utf8');
+}
+
+/** Who was given a lease since that boot began, as the daemon's log has it. */
+function ackedSince(boot: Boot): string[] {
+  const lines = readFileSync(lab.daemon.log, 'utf8').trimEnd().split('\n').map((line) => JSON.parse(line) as { time: string; msg: string; asker?: string });
+  return lines.filter(({ time, msg }) => msg === 'dhcp: ack' && Date.parse(time) >= boot.startedAt).map(({ asker }) => String(asker));
 }
 
 const names = (boot: Boot): string[] => boot.stages.map(({ name }) => name);
@@ -87,7 +103,12 @@ test('boots to ready; a second run of the agent changes no file and restarts not
     expect(await shell.run('findmnt -no FSTYPE /')).toContain('overlay');
     expect(await shell.run('stat -c %a:%U /run/rackseed/token')).toContain('600:root');
     // Whoever listens on the boot LAN or reads the command line learns nothing that opens the session.
-    expect(await shell.run('cat /proc/cmdline')).not.toMatch(/[0-9a-f]{64}/);
+    const cmdline = await shell.run('cat /proc/cmdline');
+    expect(cmdline).not.toMatch(/[0-9a-f]{64}/);
+    // The one way into the network: by the kernel command line, without another lease for the initrd stage.
+    expect(cmdline).toMatch(new RegExp(` ip=${node.ip.replaceAll('.', '\\.')}:`));
+    expect(ackedSince(boot)).toContain('ipxe');
+    expect(ackedSince(boot)).not.toContain('initrd');
   } finally {
     shell.close();
   }
@@ -108,26 +129,54 @@ test('moving its line to another profile reassigns it at its next boot, without 
   expect((await lab.daemon.get<{ profile: string; updatePending: boolean }>('/api/nodes/n1')).body).toMatchObject({ profile: 'plain', updatePending: true });
   const boot = await bootAgain();
   expect([boot.state, boot.why, boot.profile]).toEqual(['ready', undefined, 'plain']);
-  expect(names(boot)).toEqual(['discover', 'offer', 'lease', 'script', 'kernel', 'initrd', 'config', 'root', 'userspace', 'ready']);
-  // One DISCOVER of the ROM and one of the initrd stage: the second one is not a boot of its own, and is seen.
+  expect(names(boot)).toEqual(expectedStages('bios-ipxe', []));
+  // The other way: the initrd stage asked for itself. Its DISCOVER is not a boot of its own, and is seen.
+  expect(ackedSince(boot)).toContain('initrd');
   expect(boot.stages.find(({ name }) => name === 'discover')!.count).toBeGreaterThanOrEqual(2);
 });
 
-test('a squashfs with another sha256 ends as failed with that name, before it is mounted', async () => {
+test('a squashfs with another sha256 ends as failed with that name, before it is mounted; the machine reboots, tries twice what may pass, and gets ready', async () => {
+  await editAndWait(() => edit('plain.yaml', (text) => text.replace('rackseed.net=dhcp', 'rackseed.net=dhcp, rackseed.wait=1, rackseed.tries=2')));
   const path = createBlobStore(state).path(squashfs);
-  copyFileSync(path, join(dir, 'squashfs'));
+  const aside = join(dir, 'squashfs');
+  copyFileSync(path, aside);
   const bytes = readFileSync(path);
   bytes[bytes.length >> 1]! ^= 1;
   writeFileSync(path, bytes);
   try {
-    const boot = await bootAgain();
-    expect(boot.state).toBe('failed');
-    expect(boot.why).toMatch(new RegExp(`squashfs has sha256 [0-9a-f]{64}, expected ${squashfs.slice(7)}`));
-    expect(names(boot)).not.toContain('userspace');
-    expect(readFileSync(vm!.console.log, 'utf8')).toMatch(/rackseed: failed: squashfs has sha256/);
-    expect(readFileSync(vm!.console.log, 'utf8')).not.toMatch(/rackseed: squashfs mounted/);
+    const failed = await bootAgain();
+    // Before the firmware of the next boot has said a word, the blob is not wrong any more but missing.
+    rmSync(path);
+    expect(failed.state).toBe('failed');
+    expect(failed.why).toMatch(new RegExp(`squashfs has sha256 [0-9a-f]{64}, expected ${squashfs.slice(7)}`));
+    expect(names(failed)).not.toContain('userspace');
+    expect(consoleText()).toMatch(/rackseed: failed: squashfs has sha256/);
+    expect(consoleText()).not.toMatch(/rackseed: squashfs mounted/);
+
+    const next = await theBoot('after the failed one, at its second attempt', ({ id, stages }) => id !== failed.id && stages.some(({ name, state }) => name === 'root' && state === 'running'));
+    expect(consoleText()).toMatch(/rackseed: rebooting in 1 s/);
+    expect(next.startedAt).toBeGreaterThan(failed.endedAt!);
+    expect(next.stages.find(({ name }) => name === 'root')!.detail.message).toMatch(/^attempt 1 of 2: the squashfs could not be fetched, 0 of \d+ bytes came: .*404/);
+    copyFileSync(aside, path);
+    const ready = await theBoot('that ended', ({ id, state }) => id !== failed.id && state !== 'open');
+    expect([ready.id, ready.state, ready.why]).toEqual([next.id, 'ready', undefined]);
   } finally {
-    copyFileSync(join(dir, 'squashfs'), path);
+    copyFileSync(aside, path);
+  }
+});
+
+test('too little memory ends as failed with the figures, before a byte of the squashfs is fetched', async () => {
+  await editAndWait(() => edit('plain.yaml', (text) => text.replace('rackseed.tries=2', 'rackseed.margin=999999')));
+  const path = createBlobStore(state).path(squashfs);
+  renameSync(path, join(dir, 'squashfs'));
+  try {
+    const boot = await bootAgain();
+    // With no squashfs to be had, whoever fetches first fails by that.
+    expect([boot.state, boot.why]).toEqual(['failed', expect.stringMatching(/not enough memory: \d{4} MiB are available, the squashfs takes \d+ MiB and 999999 MiB must stay free$/)]);
+    expect(consoleText()).toMatch(/rackseed: failed: not enough memory/);
+    expect(consoleText()).not.toMatch(/could not be fetched|download broke|here and verified/);
+  } finally {
+    renameSync(join(dir, 'squashfs'), path);
   }
 });
 

@@ -214,6 +214,15 @@ describe('a run of steps', () => {
     expect(existsSync(join(dir, 'run', 'facts.json.c'))).toBe(false);
   });
 
+  it('pauses before each new try of a step, longer each time', async () => {
+    // The kernel's own clock, which nobody sets, in hundredths of a second.
+    postBoot({ 'steps/10-a': shell('read -r up _ </proc/uptime; echo "$up" >>"$RACKSEED_FACTS.starts"', '[ "$(wc -l <"$RACKSEED_FACTS.starts")" -ge 3 ] || exit 1', CHANGED) });
+    expect((await runAgent({ AGENT_BACKOFF: '1', AGENT_STEP_TRIES: '3' })).code).toBe(0);
+    const [first, second, third] = readFileSync(join(dir, 'run', 'facts.json.starts'), 'utf8').trim().split('\n').map(Number);
+    expect(second! - first!).toBeGreaterThanOrEqual(0.99);
+    expect(third! - second!).toBeGreaterThanOrEqual(1.99);
+  });
+
   it('reports the last 64 KiB of a long output, byte for byte, and shows all of it', async () => {
     postBoot({ 'steps/10-a': shell('i=0; while [ $i -lt 3000 ]; do echo "line $i of a long output, with some text to fill it"; i=$((i + 1)); done', 'printf "end\\377"', CHANGED) });
     const ran = await runAgent();

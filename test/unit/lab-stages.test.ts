@@ -1,6 +1,9 @@
 // What the lab shows of a boot: golden text for people, values for programs.
+import { PassThrough } from 'node:stream';
 import { describe, expect, test } from 'vitest';
 import type { Boot, Stage, StageDetail, StageName } from '../../src/boot/timeline.ts';
+import { terminal } from '../../src/commands/lab.ts';
+import { progressBar } from '../../src/commands/progress.ts';
 import { nodeReport, stageLines } from '../../src/lab/stages.ts';
 import { readableLines } from '../../src/lab/console.ts';
 
@@ -92,4 +95,51 @@ describe('nodeReport', () => {
 
 test('readableLines drops escape sequences and empty lines of a serial console', () => {
   expect(readableLines('\u001bc\u001b[?7l\u001b[2J\u001b[0mSeaBIOS (version 1.16)\r\n\r\n\u001b[1miPXE\u001b[0m ok\rnext')).toEqual(['SeaBIOS (version 1.16)', 'iPXE ok', 'next']);
+});
+
+/** A stream that keeps what was written, as a terminal of 80 columns or not. */
+function stream(isTTY: boolean): { stream: NodeJS.WriteStream; text: () => string } {
+  const through = Object.assign(new PassThrough(), { isTTY, columns: 80 });
+  let text = '';
+  through.on('data', (chunk: Buffer) => (text += chunk.toString()));
+  return { stream: through as unknown as NodeJS.WriteStream, text: () => text };
+}
+
+describe('terminal', () => {
+  test.each([
+    ['a terminal', true, {}, true],
+    ['a terminal with NO_COLOR=1', true, { NO_COLOR: '1' }, false],
+    ['a terminal with an empty NO_COLOR, which counts as none', true, { NO_COLOR: '' }, true],
+    ['a pipe', false, {}, false],
+  ])('%s', (_what, isTTY, env, color) => {
+    expect(terminal(false, { stdout: stream(isTTY).stream as typeof process.stdout, stderr: stream(true).stream as typeof process.stderr, env }).color).toBe(color);
+  });
+
+  test('with --json words go to stderr and only values to stdout', () => {
+    const [stdout, stderr] = [stream(true), stream(false)];
+    const io = terminal(true, { stdout: stdout.stream as typeof process.stdout, stderr: stderr.stream as typeof process.stderr, env: {} });
+    io.say('a line');
+    io.waiting('not shown where nobody watches');
+    io.print('{}\n');
+    expect([stdout.text(), stderr.text(), io.color]).toEqual(['{}\n', 'a line\n', false]);
+  });
+
+  test('a waiting line is gone before the next line comes', () => {
+    const stdout = stream(true);
+    const io = terminal(false, { stdout: stdout.stream as typeof process.stdout, stderr: stream(true).stream as typeof process.stderr, env: {} });
+    io.waiting('waiting');
+    io.say('came');
+    expect(stdout.text()).toBe('waiting\r\u001b[Kcame\n');
+  });
+});
+
+test('a download has a bar with its total on a terminal, and says nothing in a log', () => {
+  for (const isTTY of [true, false]) {
+    const to = stream(isTTY);
+    const bar = progressBar('k0s v1', 'MiB', to.stream);
+    bar.onProgress(64 * 1024 * 1024, 256 * 1024 * 1024);
+    bar.stop();
+    if (isTTY) expect(to.text()).toMatch(/k0s v1 \[#+-+\] 25% 64\/256 MiB/);
+    else expect(to.text()).toBe('');
+  }
 });

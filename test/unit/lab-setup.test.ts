@@ -54,7 +54,7 @@ test('each npm command of README and TESTING goes through the bootstrap, so that
   const texts = await Promise.all(['README.md', 'docs/TESTING.md'].map((file) => readFile(join(ROOT, file), 'utf8')));
   const named = new Set([...texts.join().matchAll(/\bnpm (?:(test|start)\b|run (?:--silent )?(\w+))/g)].map(([, own, script]) => own ?? script!));
   expect([...named].sort()).toEqual(expect.arrayContaining(['build', 'lab', 'start', 'test']));
-  for (const name of named) expect(scripts[name], name).toMatch(/^node src\/setup\.mjs\b/);
+  for (const name of named) expect(scripts[name], name).toMatch(/^exec node src\/setup\.mjs\b/);
 });
 
 describe('the environment of npm ci', () => {

@@ -138,15 +138,6 @@ async function assemble(settings: Settings, log: Log, now: () => number, stops: 
     await refresh();
     return generations.reload(who);
   };
-  const people = () => createHttp('people', log, (app) => apiRoutes(app, { generation: generations.current, reload, reasons, nodes, boots, artifacts }));
-  const onSocket = await people();
-  stops.push(() => onSocket.close());
-  await listenOnSocket(onSocket, settings.api.socket);
-  if (settings.api.port > 0) {
-    const onLoopback = await people();
-    stops.push(() => onLoopback.close());
-    await listenOn([{ app: onLoopback, host: '127.0.0.1', port: settings.api.port }]);
-  }
 
   if (dhcp.mode === 'full') {
     const loaders = await loadLoaders(settings.loadersDir);
@@ -159,6 +150,16 @@ async function assemble(settings: Settings, log: Log, now: () => number, stops: 
     const server = createDhcpServer({ subnets: dhcp.subnets, httpPort: settings.http.port, booter, leases, reserved: (ip) => generations.current().nodeByIp[ip], log, now });
     await server.start();
     stops.push(() => server.stop());
+  }
+  // Last, so that /readyz speaks for all that machines need.
+  const people = () => createHttp('people', log, (app) => apiRoutes(app, { generation: generations.current, reload, reasons, nodes, boots, artifacts }));
+  const onSocket = await people();
+  stops.push(() => onSocket.close());
+  await listenOnSocket(onSocket, settings.api.socket);
+  if (settings.api.port > 0) {
+    const onLoopback = await people();
+    stops.push(() => onLoopback.close());
+    await listenOn([{ app: onLoopback, host: '127.0.0.1', port: settings.api.port }]);
   }
   log.info({ stateDir, generation: generations.current().id, dhcp: dhcp.mode, http: settings.http.listen, api: settings.api.socket }, 'rackseed is up');
   return { reload };

@@ -56,8 +56,8 @@ export function createGenerations<Source>({ last: before, read, digest, compile,
     if (files === undefined) return { generation: current.id, changed: false, faults };
     const source = digest(files);
     if (source === unless) {
-      // A state directory may have come back without its mirrors.
-      await prepare(current, who, source);
+      // A state directory may have come back without its mirrors. A commit that cannot be had now is no reason not to serve the rest.
+      await prepare(current, who, source).catch((error: unknown) => log.error({ err: error }, 'the last generation could not be prepared whole'));
       return { generation: current.id, changed: false, faults };
     }
     const compiled = await compile(files);

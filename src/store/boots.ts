@@ -55,7 +55,7 @@ export interface BootStore {
   bootSet(digest: Digest): Promise<BootSet | undefined>;
   /** Every boot set that a boot which is open, or a node's running or last good system, still names: its blobs and pins must stay. */
   bootSetsInUse(): Promise<readonly BootSet[]>;
-  /** Sets the boot's address and the card that has it; later ones replace them. */
+  /** Sets the boot's address and the card that has it; later ones replace them, and no other open boot keeps that address. */
   setAddress(id: string, ip: Ip4, mac: Mac): Promise<void>;
   /** What DHCP said of the machine, the newest word counts. */
   setMachine(id: string, machine: Machine): Promise<void>;
@@ -139,6 +139,7 @@ export function createBootStore(db: Database): BootStore {
      ) ORDER BY digest`,
   );
   const address = db.prepare<[string, string, string]>('UPDATE boots SET ip = ?, mac = ? WHERE id = ?');
+  const takeAddress = db.prepare<[string, string]>("UPDATE boots SET ip = NULL WHERE ip = ? AND id <> ? AND state = 'open'");
   const describeMachine = db.prepare<[string, string]>('UPDATE boots SET machine = ? WHERE id = ?');
   const enrolOnce = db.prepare<[string, number, string]>(
     "UPDATE boots SET token_hash = ?, enrolled_at = ? WHERE id = ? AND token_hash IS NULL AND state = 'open'",
@@ -209,7 +210,11 @@ export function createBootStore(db: Database): BootStore {
       }),
     bootSet: async (digest) => db.read(() => parseBootSet(bootSetOf.get(digest))),
     bootSetsInUse: async () => db.read(() => inUse.all().map((row) => parseBootSet(row)!)),
-    setAddress: (id, ip, mac) => db.write(() => void address.run(ip, mac, id)),
+    setAddress: (id, ip, mac) =>
+      db.write(() => {
+        takeAddress.run(ip, id);
+        address.run(ip, mac, id);
+      }),
     setMachine: (id, machine) => db.write(() => void describeMachine.run(canonicalJson(machine), id)),
     enrol: (id, tokenHash, at) => db.write(() => enrolOnce.run(tokenHash, at, id).changes === 1),
     see: (id, { name, state, at, detail }) =>

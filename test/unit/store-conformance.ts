@@ -216,8 +216,12 @@ export function bootStoreSuite(open: OpenStores): void {
       expect(await boots().get('1')).toMatchObject({ ip: '10.77.0.12', mac: '52:54:00:00:00:02' });
       expect((await boots().openAt('10.77.0.12'))?.id).toBe('1');
       expect(await boots().openAt('10.77.0.11')).toBeUndefined();
-      await boots().end('1', 'failed', NOW);
+      // A machine that was switched off in the middle, whose address another one has by now.
+      await boots().start(newBoot('2', { node: 'n2' }));
+      await boots().setAddress('2', '10.77.0.12', '52:54:00:00:00:03');
+      await boots().end('2', 'failed', NOW);
       expect(await boots().openAt('10.77.0.12')).toBeUndefined();
+      expect((await boots().get('1'))?.ip).toBeUndefined();
     });
 
     it('knows the newest that DHCP said of the machine', async () => {

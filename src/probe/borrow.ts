@@ -29,11 +29,6 @@ export async function borrow(card: Card, address: Ip4, servers: readonly Ip4[]):
   if (!isOnLink(card, address)) return { kind: 'refused', why: `${address} is not in the subnet that ${card.name} has an address in`, inUse: false };
   const user = await userOf(card, address);
   if (user) return { kind: 'refused', why: `${address} is in use: ${user} answers for it`, inUse: true };
-  try {
-    await ip('address', 'add', `${address}/32`, 'dev', card.name, 'valid_lft', String(LIFETIME_S), 'preferred_lft', String(LIFETIME_S));
-  } catch (error) {
-    return { kind: 'refused', why: `the address cannot be put on ${card.name}: ${reasonOf(error)}`, inUse: false };
-  }
   const giveBack = () => {
     process.off('SIGINT', onSignal).off('SIGTERM', onSignal);
     try {
@@ -48,6 +43,13 @@ export async function borrow(card: Card, address: Ip4, servers: readonly Ip4[]):
     process.kill(process.pid, signal);
   };
   process.on('SIGINT', onSignal).on('SIGTERM', onSignal);
+  try {
+    // Synchronous, so that a signal is heard either before or after it, and never finds an address that nobody takes away.
+    execFileSync('ip', ['address', 'add', `${address}/32`, 'dev', card.name, 'valid_lft', String(LIFETIME_S), 'preferred_lft', String(LIFETIME_S)], { encoding: 'utf8', stdio: ['ignore', 'ignore', 'pipe'] });
+  } catch (error) {
+    process.off('SIGINT', onSignal).off('SIGTERM', onSignal);
+    return { kind: 'refused', why: `the address cannot be put on ${card.name}: ${reasonOf(error)}`, inUse: false };
+  }
   try {
     for (const server of servers) await ip('route', 'add', `${server}/32`, 'dev', card.name, 'src', address);
   } catch (error) {

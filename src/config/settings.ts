@@ -2,7 +2,8 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
 import { z } from 'zod';
-import { broadcastOf, ip4FromNumber, ip4ToNumber, parseIp4, parseRange, parseSubnet, subnetContains, type Ip4, type IpRange, type Subnet } from '../addr.ts';
+import { broadcastOf, ip4FromNumber, ip4ToNumber, parseIp4, parseRange, parseSubnet, subnetContains, type Ip4 } from '../addr.ts';
+import type { ServedSubnet } from '../dhcp/lease.ts';
 import { AppError, FaultsError, type Fault } from '../errors.ts';
 import { readYaml, type YamlFile } from './document.ts';
 import { knownKeys, plainWords, zodFaults, type Path } from './faults.ts';
@@ -51,15 +52,8 @@ export const settingsSchema = z.strictObject({
   log: z.strictObject({ level: z.enum(['trace', 'debug', 'info', 'warn', 'error']).default('info') }).prefault({}),
 });
 
-export interface SubnetSettings {
-  readonly subnet: Subnet;
-  readonly serverIp: Ip4;
-  readonly pool?: IpRange;
-  readonly router?: Ip4;
-  readonly dns: readonly Ip4[];
-  readonly domain?: string;
-  readonly leaseSeconds: number;
-}
+/** What the address rules read is what the file says. */
+export type SubnetSettings = ServedSubnet;
 
 export interface Settings {
   /** The file it came from. */

@@ -4,7 +4,7 @@ import type { Node } from '../boot/node.ts';
 import { ipOf, OPT } from './options.ts';
 import { NO_IP, type Packet } from './packet.ts';
 
-/** One subnet as rackseed.yaml describes it: the settings' SubnetSettings fit, which rules may not import. */
+/** One subnet as rackseed.yaml describes it; the settings take it from here, since rules import nothing of config. */
 export interface ServedSubnet {
   readonly subnet: Subnet;
   readonly serverIp: Ip4;

@@ -11,16 +11,18 @@ export interface ClientOptions {
 
 export interface Client {
   get<T>(path: string): Promise<T>;
-  post<T>(path: string): Promise<T>;
+  /** `body` is sent as JSON. */
+  post<T>(path: string, body?: unknown): Promise<T>;
+  delete<T>(path: string): Promise<T>;
 }
 
 /** The API of the running daemon. Its errors come back as the AppErrors that they were; DAEMON_UNREACHABLE when nobody answers. */
 export function createClient(options: ClientOptions): Client {
   const url = options.url ?? process.env['RACKSEED_URL'] ?? `unix:${readSettings(options.config).api.socket}`;
-  const call = <T>(method: string, path: string): Promise<T> =>
+  const call = <T>(method: string, path: string, body?: unknown): Promise<T> =>
     new Promise((resolve, reject) => {
       const target = url.startsWith('unix:') ? { socketPath: url.slice('unix:'.length), path } : baseOf(url, path);
-      const request = httpRequest({ ...target, method, headers: { host: 'rackseed', accept: 'application/json' }, timeout: 30_000 }, (response) => {
+      const request = httpRequest({ ...target, method, headers: { host: 'rackseed', accept: 'application/json', ...(body === undefined ? {} : { 'content-type': 'application/json' }) }, timeout: 30_000 }, (response) => {
         const chunks: Buffer[] = [];
         response.on('data', (chunk: Buffer) => chunks.push(chunk));
         response.on('error', reject);
@@ -39,9 +41,9 @@ export function createClient(options: ClientOptions): Client {
       request.on('error', (error: NodeJS.ErrnoException) =>
         reject(new AppError('DAEMON_UNREACHABLE', `the daemon does not answer at ${url}: ${error.code ?? error.message}`, 'is it running (rackseed serve)? --config or --url (RACKSEED_URL) say where', error)),
       );
-      request.end();
+      request.end(body === undefined ? undefined : JSON.stringify(body));
     });
-  return { get: (path) => call('GET', path), post: (path) => call('POST', path) };
+  return { get: (path) => call('GET', path), post: (path, body) => call('POST', path, body), delete: (path) => call('DELETE', path) };
 }
 
 function baseOf(url: string, path: string): { host: string; port: number; path: string } {

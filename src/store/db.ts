@@ -1,26 +1,46 @@
-// The database: SQLite with its pragmas, forward-only migrations, and group commit, so that many durable writes share one fsync.
-import { mkdirSync, readdirSync, readFileSync } from 'node:fs';
-import { dirname, join } from 'node:path';
-import { fileURLToPath } from 'node:url';
+// The database: SQLite with its pragmas, opened or recovered, and group commit, so that many durable writes share one fsync.
+import { mkdirSync } from 'node:fs';
+import { dirname } from 'node:path';
 import BetterSqlite3 from 'better-sqlite3';
 import { AppError, lineOf } from '../errors.ts';
+import { migrate, readMigrations, type Migration } from './migrations.ts';
+import { damageOf, isCorruption, recover, type Recovered } from './recovery.ts';
+import { ballastIsGone, dropBallast, fillReserve, layBallast, watchSpace, type Spare } from './reserve.ts';
 
 export type Sqlite = BetterSqlite3.Database;
 
 export interface Database {
   readonly file: string;
+  /** Set when the file was found damaged and replaced while it was opened. */
+  readonly recovered?: Recovered;
   /** Prepares a statement once, to be used inside `read` and `write`. */
   prepare<Parameters extends unknown[] | object = unknown[], Row = unknown>(sql: string): BetterSqlite3.Statement<Parameters extends unknown[] ? Parameters : [Parameters], Row>;
-  /** Runs at once. */
+  /** Runs at once. STORE_UNUSABLE when the file is found damaged. */
   read<T>(operation: (sqlite: Sqlite) => T): T;
   /**
-   * Runs `operation` in one transaction with all others of this turn of the event loop, and resolves when it is durable. One that
-   * throws rejects its own promise and undoes its own writes only. It must be synchronous and write nothing but SQL.
-   * STORE_UNUSABLE when the transaction as a whole fails (disk full, locked, closed).
+   * Runs `operation` in one transaction with the others that arrive at the same time, and resolves when it is durable. One that throws
+   * rejects its own promise and undoes its own writes only. It must be synchronous and write nothing but SQL: it runs again when a
+   * neighbour throws. STORE_UNUSABLE when the transaction as a whole fails (disk full, locked, damaged, closed): then nothing of it is there.
    */
   write<T>(operation: (sqlite: Sqlite) => T): Promise<T>;
+  /** Bytes that can still be written, inside the file and on its disk. */
+  spare(): Spare;
+  /** True while the disk is nearly full: what is left is for those who must not fail. Cheap: asks the file system at most once a second. */
+  isTight(): boolean;
+  /** Fills the reserve up again when more than half of it is used and the disk has room: some 40 ms then, else nothing. To be called now and then. */
+  refill(): void;
   /** Commits what is queued, then closes. */
   close(): Promise<void>;
+}
+
+export interface OpenOptions {
+  readonly migrationsDir?: string;
+  /** Replaces a damaged file by the newest good snapshot of this directory, else by an empty database. Only for the file's one owner. */
+  readonly recoverFrom?: string;
+  /** Keeps so much room inside the files for a full disk (`RESERVE_BYTES`); default none. */
+  readonly reserveBytes?: number;
+  /** Called once when damage is found while the database is in use: end the process, the next start recovers. */
+  readonly onCorrupt?: (error: AppError) => void;
 }
 
 interface Queued {
@@ -29,69 +49,156 @@ interface Queued {
   readonly reject: (error: unknown) => void;
 }
 
-/** The same place from src/store/ and dist/store/. */
-const MIGRATIONS = fileURLToPath(new URL('../../migrations/', import.meta.url));
+/** A batch that still grows is left to grow until it has so many operations, */
+const BATCH_ENOUGH = 256;
+/** or its first one has waited so long, in milliseconds. */
+const BATCH_WAIT_MS = 2;
 
 /** Opens or creates the database and brings it to this version's schema. STORE_UNUSABLE when that cannot be. */
-export function openDatabase(file: string, options?: { readonly migrationsDir?: string }): Database {
-  const migrations = readMigrations(options?.migrationsDir ?? MIGRATIONS);
-  const sqlite = openFile(file);
-  try {
-    migrate(sqlite, file, migrations);
-    sqlite.pragma('foreign_keys = ON');
-  } catch (error) {
-    sqlite.close();
-    throw error instanceof AppError ? error : unusable(file, error);
-  }
-
+export function openDatabase(file: string, options: OpenOptions = {}): Database {
+  const migrations = readMigrations(options.migrationsDir);
+  const { sqlite, recovered } = options.recoverFrom === undefined ? { sqlite: openFile(file, migrations) } : openOrRecover(file, migrations, options.recoverFrom);
+  const begin = sqlite.prepare('BEGIN IMMEDIATE');
+  const commit = sqlite.prepare('COMMIT');
+  const rollback = sqlite.prepare('ROLLBACK');
   const savepoint = sqlite.prepare('SAVEPOINT operation');
   const release = sqlite.prepare('RELEASE operation');
   const undo = sqlite.prepare('ROLLBACK TO operation');
+  const freePages = sqlite.prepare('PRAGMA freelist_count').pluck();
+  const pageSize = Number(sqlite.pragma('page_size', { simple: true }));
+  const space = watchSpace(file, () => Number(freePages.get()) * pageSize);
   let queue: Queued[] = [];
+  /** Length of the queue in the last turn of the event loop, and when its first operation came. */
+  let seen = 0;
+  let firstAt = 0;
+  let damaged = false;
+  let tight = false;
 
-  function runOne({ operation, resolve, reject }: Queued): () => void {
+  function refused(error: unknown): AppError {
+    const fault = unusable(file, error);
+    if (isFull(error)) space.full();
+    if (isCorruption(error) && !damaged) {
+      damaged = true;
+      options.onCorrupt?.(fault);
+    }
+    return fault;
+  }
+
+  function fill(): void {
+    if (!options.reserveBytes) return;
+    try {
+      fillReserve(sqlite, options.reserveBytes);
+      if (!space.isTight()) layBallast(file, options.reserveBytes);
+    } catch (error) {
+      // Without room there is none to reserve, and a daemon that starts goes on: what is in the files already stays.
+      refused(error);
+    }
+  }
+
+  function refill(): void {
+    if (options.reserveBytes && !space.isTight() && (space.spare().freeBytes < options.reserveBytes / 2 || ballastIsGone(file))) fill();
+  }
+
+  function run({ operation }: Queued): unknown {
+    const value = operation(sqlite);
+    if (value instanceof Promise) throw new AppError('BUG', 'a write operation returned a promise: it would run outside of its transaction');
+    return value;
+  }
+
+  /** All of a batch, without the cost of savepoints; undefined, and nothing is written, when one of them throws. */
+  function runTogether(batch: readonly Queued[]): (() => void)[] | undefined {
+    const settle: (() => void)[] = [];
+    for (const queued of batch) {
+      try {
+        const value = run(queued);
+        settle.push(() => queued.resolve(value));
+      } catch (error) {
+        // A full disk or an I/O error has rolled back the whole transaction by itself: then nobody's writes are there.
+        if (!sqlite.inTransaction || isCorruption(error)) throw error;
+        return undefined;
+      }
+    }
+    return settle;
+  }
+
+  function runOneByOne(queued: Queued): () => void {
     savepoint.run();
     try {
-      const value = operation(sqlite);
-      if (value instanceof Promise) throw new AppError('BUG', 'a write operation returned a promise: it would run outside of its transaction');
+      const value = run(queued);
       release.run();
-      return () => resolve(value);
+      return () => queued.resolve(value);
     } catch (error) {
-      // A full disk or an I/O error has rolled back the whole transaction by itself: then nobody's writes are there.
-      if (!sqlite.inTransaction) throw error;
+      if (!sqlite.inTransaction || isCorruption(error)) throw error;
       undo.run();
       release.run();
-      return () => reject(error);
+      return () => queued.reject(error);
     }
   }
 
   function flush(): void {
     const batch = queue;
     queue = [];
+    seen = 0;
     if (batch.length === 0) return;
-    let settle: (() => void)[];
+    let settle: (() => void)[] | undefined;
     try {
-      sqlite.exec('BEGIN IMMEDIATE');
-      settle = batch.map(runOne);
-      sqlite.exec('COMMIT');
+      begin.run();
+      settle = runTogether(batch);
+      if (!settle) {
+        rollback.run();
+        begin.run();
+        settle = batch.map(runOneByOne);
+      }
+      commit.run();
     } catch (error) {
-      if (sqlite.open && sqlite.inTransaction) sqlite.exec('ROLLBACK');
-      for (const { reject } of batch) reject(unusable(file, error));
+      if (sqlite.open && sqlite.inTransaction) rollback.run();
+      const fault = refused(error);
+      for (const { reject } of batch) reject(fault);
       return;
     }
     for (const tell of settle) tell();
   }
 
+  /** After each poll phase, which reads 32 datagrams of a socket at most: while more come in each turn, they share the transaction. */
+  function turn(): void {
+    if (queue.length > seen && queue.length < BATCH_ENOUGH && performance.now() - firstAt < BATCH_WAIT_MS) {
+      seen = queue.length;
+      setImmediate(turn);
+    } else flush();
+  }
+
+  function isTight(): boolean {
+    const was = tight;
+    tight = space.isTight();
+    // What the reserve gave while the disk was full is wanted back before it is full again.
+    if (was && !tight) setImmediate(() => sqlite.open && refill());
+    return tight;
+  }
+
+  // Always at the start: the WAL file is new.
+  fill();
   return {
     file,
+    ...(recovered ? { recovered } : {}),
     prepare: (sql) => sqlite.prepare(sql),
-    read: (operation) => operation(sqlite),
+    read(operation) {
+      try {
+        return operation(sqlite);
+      } catch (error) {
+        throw isCorruption(error) ? refused(error) : error;
+      }
+    },
     write: <T>(operation: (sqlite: Sqlite) => T) =>
       new Promise<T>((resolve, reject) => {
-        // After the poll phase: every datagram that was read in it shares the transaction.
-        if (queue.length === 0) setImmediate(flush);
+        if (queue.length === 0) {
+          firstAt = performance.now();
+          setImmediate(turn);
+        }
         queue.push({ operation, resolve: resolve as (value: unknown) => void, reject });
       }),
+    spare: space.spare,
+    isTight,
+    refill,
     async close() {
       if (!sqlite.open) return;
       flush();
@@ -100,13 +207,42 @@ export function openDatabase(file: string, options?: { readonly migrationsDir?: 
   };
 }
 
-function openFile(file: string): Sqlite {
+function openOrRecover(file: string, migrations: readonly Migration[], snapshots: string): { readonly sqlite: Sqlite; readonly recovered?: Recovered } {
+  try {
+    const sqlite = openFile(file, migrations);
+    const damage = damageOf(sqlite);
+    if (damage === undefined) return { sqlite };
+    sqlite.close();
+    return replaced(damage);
+  } catch (error) {
+    if (!(error instanceof AppError) || !isCorruption(error.cause)) throw error instanceof AppError ? error : unusable(file, error);
+    return replaced(lineOf(error.cause));
+  }
+
+  function replaced(why: string) {
+    const recovered = recover(file, snapshots, why, Date.now());
+    return { sqlite: openFile(file, migrations), recovered };
+  }
+}
+
+function openFile(file: string, migrations: readonly Migration[]): Sqlite {
+  try {
+    return openConnection(file, migrations);
+  } catch (error) {
+    if (!isFull((error as AppError).cause) || !dropBallast(file)) throw error;
+    return openConnection(file, migrations);
+  }
+}
+
+function openConnection(file: string, migrations: readonly Migration[]): Sqlite {
   try {
     mkdirSync(dirname(file), { recursive: true });
     const sqlite = new BetterSqlite3(file, { timeout: 5000 });
     try {
       sqlite.pragma('journal_mode = WAL');
       sqlite.pragma('synchronous = FULL');
+      migrate(sqlite, file, migrations);
+      sqlite.pragma('foreign_keys = ON');
     } catch (error) {
       sqlite.close();
       throw error;
@@ -117,51 +253,18 @@ function openFile(file: string): Sqlite {
   }
 }
 
-interface Migration {
-  readonly version: number;
-  readonly name: string;
-  readonly sql: string;
-}
-
-/** `NNNN-what.sql`, numbered from 1 without a gap. */
-function readMigrations(dir: string): Migration[] {
-  const names = readdirSync(dir).filter((name) => name.endsWith('.sql')).sort();
-  return names.map((name, index) => {
-    const version = Number(/^(\d{4})-[a-z0-9-]+\.sql$/.exec(name)?.[1]);
-    if (version !== index + 1) throw new AppError('BUG', `${join(dir, name)}: migration ${index + 1} was expected here, named NNNN-what.sql`);
-    return { version, name, sql: readFileSync(join(dir, name), 'utf8') };
-  });
-}
-
-function migrate(sqlite: Sqlite, file: string, migrations: readonly Migration[]): void {
-  // Immediate: of two processes that start at once, the second waits and then sees the work done. Any throw undoes all of it.
-  const run = sqlite.transaction(() => {
-    const current = Number(sqlite.pragma('user_version', { simple: true }));
-    if (current > migrations.length) {
-      throw new AppError(
-        'STORE_UNUSABLE',
-        `${file}: the database is at schema ${current}, this rackseed knows up to ${migrations.length}`,
-        'run the newer rackseed that wrote it, or restore the backup from before the upgrade',
-      );
-    }
-    for (const { version, name, sql } of migrations.slice(current)) {
-      try {
-        sqlite.exec(sql);
-      } catch (error) {
-        throw new AppError('STORE_UNUSABLE', `${file}: migration ${name} failed: ${lineOf(error)}`, 'nothing was changed; run the rackseed version that wrote the database, and report this one', error);
-      }
-      sqlite.pragma(`user_version = ${version}`);
-    }
-  });
-  run.immediate();
+/** ENOSPC reaches us as SQLITE_FULL from a write, and as an I/O error from the shared memory file of the WAL. */
+function isFull(error: unknown): boolean {
+  const code = (error as { code?: unknown } | undefined)?.code;
+  return code === 'SQLITE_FULL' || code === 'ENOSPC' || code === 'SQLITE_IOERR_SHMSIZE';
 }
 
 function unusable(file: string, error: unknown): AppError {
   if (error instanceof AppError) return error;
   const code = (error as { code?: unknown } | undefined)?.code;
   const hint =
-    code === 'SQLITE_FULL' || code === 'ENOSPC' ? 'the disk is full: make room'
-    : code === 'SQLITE_NOTADB' || code === 'SQLITE_CORRUPT' ? 'the file is damaged or is no database: restore it from a backup, or move it away to start with an empty one'
+    isFull(error) ? 'the disk is full: make room'
+    : isCorruption(error) ? 'the file is damaged or is no database: restore it from a backup, or move it away to start with an empty one'
     : code === 'SQLITE_BUSY' ? 'another process holds the database: end it, or try again'
     : `check that ${dirname(file)} exists, that this user may write there, and that its disk works`;
   return new AppError('STORE_UNUSABLE', `${file}: ${lineOf(error)}`, hint, error);

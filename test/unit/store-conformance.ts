@@ -42,7 +42,7 @@ export function leaseStoreSuite(open: OpenStores): void {
 
     it('gives a free address and still has it after a restart', async () => {
       const lease = await take('10.77.0.11', A);
-      expect(lease).toEqual({ ip: '10.77.0.11', mac: A, subnet: NET, expiresAt: NOW + HOUR });
+      expect(lease).toEqual({ ip: '10.77.0.11', mac: A, holder: A, subnet: NET, expiresAt: NOW + HOUR, startedAt: NOW });
       replace(await stores().reopen());
       expect(await stores().leases.at('10.77.0.11')).toEqual(lease);
       expect(await stores().leases.of(A, NET)).toEqual(lease);
@@ -96,7 +96,7 @@ export function leaseStoreSuite(open: OpenStores): void {
       expect((await take('10.77.0.12', A))?.ip).toBe('10.77.0.12');
       expect(await stores().leases.at('10.77.0.11')).toMatchObject({ declinedUntil: NOW + HOUR });
       const after = await take('10.77.0.11', B, NOW + HOUR);
-      expect(after).toEqual({ ip: '10.77.0.11', mac: B, subnet: NET, expiresAt: NOW + 2 * HOUR });
+      expect(after).toEqual({ ip: '10.77.0.11', mac: B, holder: B, subnet: NET, expiresAt: NOW + 2 * HOUR, startedAt: NOW + HOUR });
       expect(await stores().leases.at('10.77.0.11')).toEqual(after);
     });
 
@@ -112,6 +112,89 @@ export function leaseStoreSuite(open: OpenStores): void {
       await take('10.88.0.1', A, NOW, '10.88.0.0/24');
       expect((await stores().leases.list(NET)).map((lease) => lease.ip)).toEqual(['10.77.0.9', '10.77.0.100']);
       expect(await stores().leases.list()).toHaveLength(3);
+    });
+
+    it('lists in pages, each from behind the last address of the one before', async () => {
+      for (const [ip, mac, subnet] of [['10.77.0.9', A, NET], ['10.77.0.100', B, NET], ['10.88.0.1', A, '10.88.0.0/24']] as const) await take(ip, mac, NOW, subnet);
+      const page = async (subnet?: string, after?: string) => (await stores().leases.list(subnet, { limit: 2, ...(after ? { after } : {}) })).map((lease) => lease.ip);
+      expect(await page()).toEqual(['10.77.0.9', '10.77.0.100']);
+      expect(await page(undefined, '10.77.0.100')).toEqual(['10.88.0.1']);
+      expect(await page(NET, '10.77.0.9')).toEqual(['10.77.0.100']);
+      expect((await stores().leases.list()).map((lease) => lease.subnet)).toEqual([NET, NET, '10.88.0.0/24']);
+    });
+
+    it('knows addresses above 127.255.255.255, which do not fit a signed number', async () => {
+      const lease = await take('192.168.5.9', A, NOW, '192.168.5.0/24');
+      expect(await stores().leases.list('192.168.5.0/24')).toEqual([lease]);
+      expect(await stores().leases.at('192.168.5.9')).toEqual(lease);
+    });
+
+    it('gives one lease to a node, whichever of its cards asks', async () => {
+      await stores().leases.take({ ip: '10.77.0.11', mac: A, holder: 'n1', subnet: NET, expiresAt: NOW + HOUR }, NOW);
+      expect(await stores().leases.take({ ip: '10.77.0.11', mac: B, holder: 'n1', subnet: NET, expiresAt: NOW + HOUR }, NOW)).toMatchObject({ mac: B, holder: 'n1' });
+      await stores().leases.take({ ip: '10.77.0.12', mac: A, holder: 'n1', subnet: NET, expiresAt: NOW + HOUR }, NOW);
+      expect(await stores().leases.list()).toMatchObject([{ ip: '10.77.0.12', mac: A, holder: 'n1' }]);
+      expect(await stores().leases.of('n1', NET)).toMatchObject({ ip: '10.77.0.12' });
+    });
+
+    it('leaves a machine its lease when it becomes a node, and when it is none any more', async () => {
+      await take('10.77.0.11', A);
+      expect(await stores().leases.take({ ip: '10.77.0.11', mac: A, holder: 'n1', subnet: NET, expiresAt: NOW + HOUR }, NOW)).toMatchObject({ holder: 'n1', startedAt: NOW });
+      expect(await take('10.77.0.11', A)).toMatchObject({ holder: A });
+      await stores().leases.take({ ip: '10.77.0.12', mac: A, holder: 'n1', subnet: NET, expiresAt: NOW + HOUR }, NOW);
+      expect((await stores().leases.list()).map((lease) => lease.ip)).toEqual(['10.77.0.12']);
+    });
+
+    it('keeps name and client id through a renewal that does not repeat them, and forgets them with the holder', async () => {
+      const say = { hostname: 'web', clientId: '0152540000000a' };
+      await stores().leases.take({ ip: '10.77.0.11', mac: A, subnet: NET, expiresAt: NOW + HOUR, ...say }, NOW);
+      expect(await take('10.77.0.11', A, NOW + 1)).toMatchObject({ ...say, startedAt: NOW });
+      expect(await stores().leases.at('10.77.0.11')).toMatchObject({ ...say, startedAt: NOW, expiresAt: NOW + 1 + HOUR });
+      expect(await take('10.77.0.11', B, NOW + 2 * HOUR)).toEqual({ ip: '10.77.0.11', mac: B, holder: B, subnet: NET, expiresAt: NOW + 3 * HOUR, startedAt: NOW + 2 * HOUR });
+    });
+
+    it('starts a lease anew when the holder comes back after its end', async () => {
+      await take('10.77.0.11', A);
+      expect(await take('10.77.0.11', A, NOW + HOUR)).toMatchObject({ startedAt: NOW + HOUR });
+    });
+
+    it('puts in foreign leases and answers those that clash with the reason', async () => {
+      await take('10.77.0.11', A);
+      await stores().leases.decline('10.77.0.12', NET, NOW + HOUR);
+      await take('10.77.0.13', '52:54:00:00:00:0c', NOW - 2 * HOUR);
+      const foreign = (ip: string, mac: string | undefined, expiresAt = NOW + 2 * HOUR) => ({ ip, subnet: NET, expiresAt, ...(mac ? { mac } : {}) });
+      const rows = [
+        foreign('10.77.0.11', B), foreign('10.77.0.12', B), foreign('10.77.0.14', A), foreign('10.77.0.13', B), foreign('10.77.0.15', B),
+        foreign('10.77.0.16', undefined), foreign('10.77.0.11', A), foreign('10.77.0.11', A),
+      ];
+      const before = await stores().leases.list();
+      expect((await stores().leases.put([rows[0]!, rows[3]!], NOW, true)).taken.map((lease) => lease.ip)).toEqual(['10.77.0.13']);
+      expect(await stores().leases.list()).toEqual(before);
+      const { taken, skipped } = await stores().leases.put(rows, NOW);
+      expect(skipped).toEqual([
+        { ip: '10.77.0.11', why: `is leased to ${A}` },
+        { ip: '10.77.0.12', why: 'is in quarantine' },
+        { ip: '10.77.0.14', why: `${A} holds 10.77.0.11 already` },
+        { ip: '10.77.0.15', why: `${B} holds 10.77.0.13 already` },
+        { ip: '10.77.0.11', why: 'is known already' },
+      ]);
+      expect(taken.map((lease) => [lease.ip, lease.mac])).toEqual([['10.77.0.13', B], ['10.77.0.16', '00:00:00:00:00:00'], ['10.77.0.11', A]]);
+      expect(await stores().leases.at('10.77.0.11')).toMatchObject({ expiresAt: NOW + 2 * HOUR });
+      expect(await take('10.77.0.16', '52:54:00:00:00:0d')).toBeUndefined();
+    });
+
+    it('puts in more leases than one transaction has', async () => {
+      const many = Array.from({ length: 1201 }, (_, i) => ({ ip: `10.78.${i >> 8}.${i & 255}`, mac: `52:54:00:01:${(i >> 8).toString(16).padStart(2, '0')}:${(i & 255).toString(16).padStart(2, '0')}`, subnet: '10.78.0.0/16', expiresAt: NOW + HOUR }));
+      const { taken, skipped } = await stores().leases.put(many, NOW);
+      expect([taken.length, skipped]).toEqual([1201, []]);
+      expect(await stores().leases.list('10.78.0.0/16')).toHaveLength(1201);
+    });
+
+    it('forgets an address when told to, also a quarantine', async () => {
+      await take('10.77.0.11', A);
+      await stores().leases.decline('10.77.0.12', NET, NOW + HOUR);
+      expect([await stores().leases.remove('10.77.0.11'), await stores().leases.remove('10.77.0.12'), await stores().leases.remove('10.77.0.13')]).toEqual([true, true, false]);
+      expect(await stores().leases.list()).toEqual([]);
     });
   });
 }

@@ -95,6 +95,18 @@ describe('group commit', () => {
     expect(rows()).toEqual(['c']);
   });
 
+  it('answers each operation once and commits all in one transaction, however long the line is', async () => {
+    const marks: string[] = [];
+    const many = Array.from({ length: 700 }, (_, i) => insert(`r${String(i).padStart(3, '0')}`).then(() => marks.push(rows().length.toString())));
+    await Promise.all(many);
+    expect(new Set(marks)).toEqual(new Set(['700']));
+  });
+
+  it('commits what comes in while a batch is answered in the next one', async () => {
+    await insert('a').then(() => Promise.all([insert('b'), insert('c')]));
+    expect(rows()).toEqual(['a', 'b', 'c']);
+  });
+
   it('refuses an asynchronous operation, whose writes would run outside of the transaction', async () => {
     await expect(db.write(async () => 1)).rejects.toMatchObject({ code: 'BUG' });
   });
@@ -136,6 +148,25 @@ describe('migrations', () => {
     expect(await opened({ '0001-one.sql': ONE, '0002-two.sql': 'CREATE TABLE two (x);' })).toEqual([{ x: 1 }]);
   });
 
+  it('keeps the leases of the first schema: what was text is a number, and the holder is the card', async () => {
+    const first = '0001-state.sql';
+    await openDatabase(file, { migrationsDir: migrations({ [first]: readFileSync(join(REPO, 'migrations', first), 'utf8') }) }).close();
+    const old = new BetterSqlite3(file);
+    old.exec(`INSERT INTO leases (ip, mac, subnet, expires_at, declined_until) VALUES
+      ('192.168.5.9', '52:54:00:00:00:0a', '192.168.5.0/24', 2000, NULL), ('10.77.0.100', '52:54:00:00:00:0a', '10.77.0.0/24', 3000, NULL), ('10.77.0.101', NULL, '10.77.0.0/24', 4000, 4000), ('10.77.0.102', NULL, '10.77.0.0/24', 5000, 5000)`);
+    old.close();
+    const db = openDatabase(file);
+    const mac = '52:54:00:00:00:0a';
+    const nobody = { mac: '00:00:00:00:00:00', holder: '00:00:00:00:00:00' };
+    expect(await createLeaseStore(db).list()).toEqual([
+      { ip: '10.77.0.100', mac, holder: mac, subnet: '10.77.0.0/24', expiresAt: 3000 },
+      { ip: '10.77.0.101', ...nobody, subnet: '10.77.0.0/24', expiresAt: 4000, declinedUntil: 4000 },
+      { ip: '10.77.0.102', ...nobody, subnet: '10.77.0.0/24', expiresAt: 5000, declinedUntil: 5000 },
+      { ip: '192.168.5.9', mac, holder: mac, subnet: '192.168.5.0/24', expiresAt: 2000 },
+    ]);
+    await db.close();
+  });
+
   it('refuses a database that is newer than this rackseed and says what to do', async () => {
     await opened({ '0001-one.sql': ONE, '0002-two.sql': 'CREATE TABLE two (x);' });
     await expect(opened({ '0001-one.sql': ONE })).rejects.toMatchObject({
@@ -166,7 +197,7 @@ describe('a file that cannot be used', () => {
 describe('kill -9', () => {
   /** The full size: RACKSEED_KILLS=50. */
   const KILLS = Number(process.env['RACKSEED_KILLS'] ?? 3);
-  const SOURCES = ['addr.ts', 'errors.ts', 'store/db.ts', 'store/leases.ts'];
+  const SOURCES = ['addr.ts', 'errors.ts', 'store/db.ts', 'store/leases.ts', 'store/migrations.ts', 'store/recovery.ts', 'store/reserve.ts'];
   /** Takes leases, 32 at a time, and tells of each only when it is acknowledged. */
   const TAKER = `
     import { openDatabase } from './src/store/db.js';

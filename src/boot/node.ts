@@ -1,5 +1,6 @@
 // A node: one machine with a name and MACs, as a generation holds it.
 import type { Ip4, Mac } from '../addr.ts';
+import type { ExtraOptions } from '../dhcp/option-values.ts';
 
 /** How a node leaves the loader when it shall boot from its disk; iPXE's `exit` does not fall through on many BIOSes (TRAPS 1.9). */
 export type ExitMethod = 'exit' | 'sanboot';
@@ -12,6 +13,8 @@ export interface Node {
   readonly labels: Readonly<Record<string, string>>;
   readonly vars: Readonly<Record<string, string>>;
   readonly exit: ExitMethod;
+  /** What it is told by DHCP beside its subnet's options; its own and its profile's in one. */
+  readonly dhcpOptions?: ExtraOptions;
   /** The profile's name, a key of the generation's `profiles`. */
   readonly profile: string;
   readonly source: 'yaml' | 'api';

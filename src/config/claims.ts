@@ -1,17 +1,26 @@
 // Which node claims which name, MAC and address; two that claim one are a fault that names both places.
-import { broadcastOf, formatSubnet, ip4FromNumber, parseIp4, parseMac, subnetContains, type Ip4 } from '../addr.ts';
+import { broadcastOf, formatSubnet, ip4FromNumber, parseIp4, parseMac, subnetContains, type Ip4, type Subnet } from '../addr.ts';
 import type { Fault } from '../errors.ts';
 import type { YamlFile } from './document.ts';
 import type { Path } from './faults.ts';
-import type { SubnetSettings } from './settings.ts';
+
+/** What of a subnet decides which addresses its machines can have. */
+export interface AddressSpace {
+  readonly subnet: Subnet;
+  readonly serverIp?: Ip4;
+  readonly router?: Ip4;
+}
 
 interface Claim {
   readonly node: string;
   readonly at: string;
 }
 
-/** `value` is looked at as it was written, so that a file with other faults still takes part. */
-export function claimFaults(files: readonly YamlFile[], subnets: readonly SubnetSettings[]): Fault[] {
+/**
+ * Values are looked at as they were written, so that a file with other faults still takes part. Whether a pool holds an address or excludes it does
+ * not matter: a reservation comes before both. `elsewhere`: addresses outside of all `subnets` may be right.
+ */
+export function claimFaults(files: readonly YamlFile[], subnets: readonly AddressSpace[], elsewhere = false): Fault[] {
   const faults: Fault[] = [];
   const names = new Map<string, Claim>();
   const macs = new Map<string, Claim>();
@@ -43,7 +52,7 @@ export function claimFaults(files: readonly YamlFile[], subnets: readonly Subnet
       const ip = typeof text === 'string' ? parseIp4(text) : undefined;
       if (!ip) continue;
       claim(ips, 'ip', ip, name, yaml, ['nodes', name, 'ip'], false);
-      const why = whyUnusable(ip, subnets);
+      const why = whyUnusable(ip, subnets, elsewhere);
       if (why) faults.push({ file: yaml.file, ...yaml.place(['nodes', name, 'ip']), message: `ip ${ip} ${why}` });
     }
   }
@@ -51,11 +60,12 @@ export function claimFaults(files: readonly YamlFile[], subnets: readonly Subnet
 }
 
 /** Why no machine can have the address; undefined when one can. Without subnets nothing is known. */
-function whyUnusable(ip: Ip4, subnets: readonly SubnetSettings[]): string | undefined {
+function whyUnusable(ip: Ip4, subnets: readonly AddressSpace[], elsewhere: boolean): string | undefined {
   if (subnets.length === 0) return undefined;
+  // That of a relayed subnet may lie in another one.
+  if (subnets.some((entry) => entry.serverIp === ip)) return 'is our own (serverIp)';
   const home = subnets.find((entry) => subnetContains(entry.subnet, ip));
-  if (!home) return `is in no subnet that we serve: ${subnets.map((entry) => formatSubnet(entry.subnet)).join(', ')}`;
-  if (ip === home.serverIp) return 'is our own (serverIp)';
+  if (!home) return elsewhere ? undefined : `is in no subnet that we serve: ${subnets.map((entry) => formatSubnet(entry.subnet)).join(', ')}`;
   if (ip === home.router) return "is the router's";
   const ends = home.subnet.prefix < 31 && (ip === ip4FromNumber(home.subnet.network) || ip === broadcastOf(home.subnet));
   return ends ? `is the first or last of ${formatSubnet(home.subnet)}, which no machine can have` : undefined;

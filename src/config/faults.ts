@@ -4,6 +4,7 @@ import type { z } from 'zod';
 import type { Fault } from '../errors.ts';
 
 export type Path = readonly PropertyKey[];
+type Issue = z.core.$ZodIssue;
 
 /** Syntax errors of the YAML itself, and tags that mean nothing to it. */
 export function yamlFaults(document: Document.Parsed, file: string): Fault[] {
@@ -50,7 +51,7 @@ export function placeOf(document: Document.Parsed, lines: LineCounter, path: Pat
 
 /** The complaints of a schema as faults; unknown keys point at the key and say which known one is near. */
 export function zodFaults(error: z.ZodError, document: Document.Parsed, lines: LineCounter, file: string, knownKeys: (path: Path) => readonly string[]): Fault[] {
-  return error.issues.flatMap((issue): Fault[] => {
+  return error.issues.flatMap(insideUnion).flatMap((issue): Fault[] => {
     if (issue.code === 'unrecognized_keys') {
       return issue.keys.map((key) => {
         const near = nearest(key, knownKeys(issue.path));
@@ -63,6 +64,13 @@ export function zodFaults(error: z.ZodError, document: Document.Parsed, lines: L
     const message = (badKey && issue.issues[0]?.message) || issue.message;
     return [{ file, ...placeOf(document, lines, issue.path, { key: badKey }), message: `${where}${message}` }];
   });
+}
+
+/** `eth0` or `{ name: eth0 }`: of several forms, what is wrong inside of the one that was written tells more than that none fits. */
+function insideUnion(issue: Issue): Issue[] {
+  if (issue.code !== 'invalid_union') return [issue];
+  const written = issue.errors.find((issues) => !issues.some((one) => one.path.length === 0 && (one.code === 'invalid_type' || one.code === 'invalid_value')));
+  return written ? written.flatMap((one) => insideUnion({ ...one, path: [...issue.path, ...one.path] } as Issue)) : [issue];
 }
 
 /** An operator's words for what a schema says by default; for `safeParse(value, { error: plainWords })`. A schema's own message wins. */
@@ -92,9 +100,10 @@ export function knownKeys(schema: z.ZodType, path: Path): readonly string[] {
 }
 
 function unwrap(schema: unknown): unknown {
-  let at = schema as { def?: { innerType?: unknown; in?: unknown } } | undefined;
+  let at = schema as { shape?: unknown; def?: { innerType?: unknown; in?: unknown; options?: readonly unknown[] } } | undefined;
   while (at?.def?.innerType ?? at?.def?.in) at = (at!.def!.innerType ?? at!.def!.in) as typeof at;
-  return at;
+  // Of several forms only a map has keys.
+  return at?.def?.options?.map(unwrap).find((form) => (form as typeof at)?.shape) ?? at;
 }
 
 function descend(schema: unknown, step: PropertyKey): unknown {

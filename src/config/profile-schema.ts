@@ -2,6 +2,7 @@
 import { z } from 'zod';
 import { parseIp4, parseMac } from '../addr.ts';
 import { isDigest, type Digest } from '../digest.ts';
+import { optionsSchema } from './options-map.ts';
 
 /** A number or boolean keeps the text it was written in (see document.ts); the editor's schema lets it pass unquoted. */
 const text = z.union([z.string(), z.number(), z.boolean()]).transform(String);
@@ -46,6 +47,7 @@ const node = z.strictObject({
   ip: z.string().refine((value) => parseIp4(value) !== undefined, 'not an IPv4 address, such as 10.77.0.11').meta({ format: 'ipv4' }).optional().describe('its reserved address; without one it gets one of the pool'),
   labels,
   vars: vars.describe('what its post-boot scripts are told, over the profile\'s vars'),
+  dhcpOptions: optionsSchema.nullish().describe("DHCP options for this node, over the profile's and its subnet's: a value, a list, or { type, value, always }"),
   exit: z.enum(['exit', 'sanboot']).default('exit').describe('how it leaves the loader to boot from its disk'),
 });
 
@@ -68,6 +70,7 @@ export const profileSchema = z.strictObject({
     .nullish()
     .describe('name: version of each file that nodes need beside the image'),
   vars: vars.describe('what the post-boot scripts of every node of this profile are told'),
+  dhcpOptions: optionsSchema.nullish().describe("DHCP options for every node of this profile, over its subnet's: a value, a list, or { type, value, always }"),
   nodes: z.record(nodeName, node).nullish().describe('the machines that boot this profile'),
 });
 

@@ -5,15 +5,16 @@ import { isScalar, isSeq } from 'yaml';
 import { parseIp4, parseMac, type Ip4, type Mac } from '../addr.ts';
 import type { Node } from '../boot/node.ts';
 import type { BootSet, Generation, Profile, RootState } from '../boot/profile.ts';
+import type { ExtraOptions } from '../dhcp/option-values.ts';
 import { digestOfValue, type Digest } from '../digest.ts';
 import { AppError, lineOf, type Fault } from '../errors.ts';
-import { claimFaults, isMapping, member } from './claims.ts';
+import { claimFaults, entriesOf, isMapping, member, type AddressSpace } from './claims.ts';
 import { readYaml, type YamlFile } from './document.ts';
-import { knownKeys, nearest, plainWords, zodFaults } from './faults.ts';
+import { knownKeys, nearest, plainWords, zodFaults, type Path } from './faults.ts';
+import { readOptions } from './options-map.ts';
 import { NOT_YET, profileSchema, type ProfileSpec } from './profile-schema.ts';
 import { resolveReferences, type References } from './references.ts';
 import type { Resolver } from './resolver.ts';
-import type { SubnetSettings } from './settings.ts';
 
 export interface ProfileFile {
   /** As faults shall show it: the directory as it was given, and the name. */
@@ -24,10 +25,19 @@ export interface ProfileFile {
 interface ParsedProfile {
   readonly name: string;
   readonly yaml: YamlFile;
+  readonly dhcpOptions: DhcpOptions;
   /** Absent when the file has faults. */
   readonly spec?: ProfileSpec;
   readonly faults: readonly Fault[];
 }
+
+/** Of a profile, and of each of its nodes that has some. */
+interface DhcpOptions {
+  readonly ofAll: ExtraOptions;
+  readonly ofNode: ReadonlyMap<string, ExtraOptions>;
+}
+
+const NO_OPTIONS: DhcpOptions = { ofAll: {}, ofNode: new Map() };
 
 /** The kernel's limit on x86 is 2048; the rest is for what the script adds. */
 const CMDLINE_MAX = 1500;
@@ -61,10 +71,11 @@ async function readIfThere(file: string): Promise<ProfileFile | undefined> {
 
 /**
  * Compiles all files into a generation, or tells every fault of every file; never both, never throws. The order of files and keys does
- * not matter. Names, tags and refs are resolved here and nowhere else. Without `subnets` addresses are not held against them.
+ * not matter. Names, tags and refs are resolved here and nowhere else. Without `subnets` addresses are not held against them; with `elsewhere` those
+ * that lie in none of them may be right.
  */
-export async function compile(files: readonly ProfileFile[], resolver: Resolver, subnets: readonly SubnetSettings[] = []): Promise<{ readonly generation?: Generation; readonly faults: readonly Fault[] }> {
-  const { parsed, faults } = parseAll(files, subnets);
+export async function compile(files: readonly ProfileFile[], resolver: Resolver, subnets: readonly AddressSpace[] = [], elsewhere = false): Promise<{ readonly generation?: Generation; readonly faults: readonly Fault[] }> {
+  const { parsed, faults } = parseAll(files, subnets, elsewhere);
   const resolved: { profile: ParsedProfile; references: References }[] = [];
   for (const profile of parsed) {
     const answer = await resolveReferences(profile.yaml, resolver);
@@ -72,10 +83,10 @@ export async function compile(files: readonly ProfileFile[], resolver: Resolver,
     resolved.push({ profile, references: answer.references });
   }
   if (faults.length > 0) return { faults: inOrder(faults) };
-  return { generation: build(resolved.map(({ profile, references }) => ({ name: profile.name, spec: profile.spec!, references }))), faults: [] };
+  return { generation: build(resolved.map(({ profile, references }) => ({ name: profile.name, spec: profile.spec!, dhcpOptions: profile.dhcpOptions, references }))), faults: [] };
 }
 
-function parseAll(files: readonly ProfileFile[], subnets: readonly SubnetSettings[]): { readonly parsed: readonly ParsedProfile[]; readonly faults: Fault[] } {
+function parseAll(files: readonly ProfileFile[], subnets: readonly AddressSpace[], elsewhere: boolean): { readonly parsed: readonly ParsedProfile[]; readonly faults: Fault[] } {
   const parsed = [...files].sort((a, b) => (a.file < b.file ? -1 : 1)).map(parseProfile);
   const faults = parsed.flatMap((profile) => profile.faults);
   const first = new Map<string, string>();
@@ -84,7 +95,7 @@ function parseAll(files: readonly ProfileFile[], subnets: readonly SubnetSetting
     if (other) faults.push({ file: yaml.file, line: 1, column: 1, message: `profile ${name} is taken, also at ${other}:1:1` });
     else first.set(name, yaml.file);
   }
-  faults.push(...claimFaults(parsed.map((profile) => profile.yaml), subnets));
+  faults.push(...claimFaults(parsed.map((profile) => profile.yaml), subnets, elsewhere));
   return { parsed, faults };
 }
 
@@ -93,9 +104,9 @@ function parseProfile({ file, text }: ProfileFile): ParsedProfile {
   const yaml = readYaml(text, file, { scalars: 'text' });
   const faults = [...yaml.faults];
   if (!/^[a-z0-9][a-z0-9._-]*$/.test(name)) faults.push({ file, line: 1, column: 1, message: `a profile is named after its file, and ${name} is no name: lower-case letters, digits and . _ -` });
-  if (yaml.value === undefined) return { name, yaml, faults };
+  if (yaml.value === undefined) return { name, yaml, dhcpOptions: NO_OPTIONS, faults };
   if (yaml.value !== null && !isMapping(yaml.value)) {
-    return { name, yaml, faults: [...faults, { file, ...yaml.place([]), message: 'must be a map of keys, such as image: debian-k0s' }] };
+    return { name, yaml, dhcpOptions: NO_OPTIONS, faults: [...faults, { file, ...yaml.place([]), message: 'must be a map of keys, such as image: debian-k0s' }] };
   }
   const content = { ...(yaml.value ?? {}) };
   for (const [key, hint] of Object.entries(NOT_YET)) {
@@ -106,7 +117,21 @@ function parseProfile({ file, text }: ProfileFile): ParsedProfile {
   const result = profileSchema.safeParse(content, { error: plainWords });
   if (!result.success) faults.push(...zodFaults(result.error, yaml.document, yaml.lines, file, (path) => knownKeys(profileSchema, path)));
   faults.push(...contentFaults(yaml, content));
-  return { name, yaml, faults, ...(result.success ? { spec: result.data } : {}) };
+  const { wrong, ...dhcpOptions } = dhcpOptionsOf(yaml, content);
+  faults.push(...wrong);
+  return { name, yaml, dhcpOptions, faults, ...(result.success ? { spec: result.data } : {}) };
+}
+
+function dhcpOptionsOf(yaml: YamlFile, content: Record<string, unknown>): DhcpOptions & { readonly wrong: readonly Fault[] } {
+  const wrong: Fault[] = [];
+  const read = (value: unknown, path: Path): ExtraOptions => {
+    const { options, faults } = readOptions(isMapping(value) ? value : {}, yaml, path);
+    wrong.push(...faults);
+    return options;
+  };
+  const ofAll = read(content['dhcpOptions'], ['dhcpOptions']);
+  const ofNode = new Map(entriesOf(content['nodes']).map(([name, node]) => [name, read(member(node, 'dhcpOptions'), ['nodes', name, 'dhcpOptions'])]));
+  return { ofAll, ofNode, wrong };
 }
 
 /** What a schema of single values cannot say. */
@@ -145,10 +170,10 @@ function cutParameters(yaml: YamlFile): Fault[] {
   });
 }
 
-function build(profiles: readonly { readonly name: string; readonly spec: ProfileSpec; readonly references: References }[]): Generation {
+function build(profiles: readonly { readonly name: string; readonly spec: ProfileSpec; readonly dhcpOptions: DhcpOptions; readonly references: References }[]): Generation {
   // Without prototypes: a lookup of a name that a stranger chose finds only what was put in.
   const content = { profiles: record<Profile>(), bootSets: record<BootSet>(), nodes: record<Node>(), nodeByMac: record<string>(), nodeByIp: record<string>() };
-  for (const { name, spec, references } of profiles) {
+  for (const { name, spec, dhcpOptions: { ofAll, ofNode }, references } of profiles) {
     const bootSet = bootSetOf(spec, references);
     const id = bootSet && digestOfValue(bootSet);
     if (bootSet && id) content.bootSets[id] = bootSet;
@@ -156,7 +181,10 @@ function build(profiles: readonly { readonly name: string; readonly spec: Profil
     for (const [nodeName, node] of Object.entries(spec.nodes ?? {})) {
       const macs = node.macs.map((mac): Mac => parseMac(mac)!);
       const ip: Ip4 | undefined = node.ip === undefined ? undefined : parseIp4(node.ip);
-      content.nodes[nodeName] = { name: nodeName, macs, ...(ip ? { ip } : {}), labels: node.labels ?? {}, vars: node.vars ?? {}, exit: node.exit, profile: name, source: 'yaml' };
+      const dhcpOptions = { ...ofAll, ...ofNode.get(nodeName) };
+      // Absent and not empty: the digest of a node without options is what it was before there were any.
+      const more = { ...(ip ? { ip } : {}), ...(Object.keys(dhcpOptions).length > 0 ? { dhcpOptions } : {}) };
+      content.nodes[nodeName] = { name: nodeName, macs, ...more, labels: node.labels ?? {}, vars: node.vars ?? {}, exit: node.exit, profile: name, source: 'yaml' };
       for (const mac of macs) content.nodeByMac[mac] = nodeName;
       if (ip) content.nodeByIp[ip] = nodeName;
     }

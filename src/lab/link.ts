@@ -9,7 +9,8 @@ import { createNamespace, type Namespace } from './network.ts';
 export const LAB_SUBNET = '10.77.0.0/24';
 export const LAB_SERVER_IP: Ip4 = '10.77.0.1';
 export const LAB_POOL = '10.77.0.100-10.77.0.199';
-const BRIDGE = 'br0';
+/** The card of ours on the boot LAN. */
+export const LAB_BRIDGE = 'br0';
 
 export interface Link {
   readonly ns: Namespace;
@@ -38,15 +39,15 @@ export async function createLink(machines: number, dir: string): Promise<Link> {
   const taps = Array.from({ length: machines }, (_, i) => `t${i}`);
   try {
     // mcast_snooping would hold router advertisements back until a querier speaks, and there is none.
-    await ns.must(['ip', 'link', 'add', BRIDGE, 'type', 'bridge', 'forward_delay', '0', 'mcast_snooping', '0']);
+    await ns.must(['ip', 'link', 'add', LAB_BRIDGE, 'type', 'bridge', 'forward_delay', '0', 'mcast_snooping', '0']);
     // A bridge takes the lowest of its ports' addresses unless it has its own, and its link-local address would change under the ROM's feet.
-    await ns.must(['ip', 'link', 'set', BRIDGE, 'address', '52:54:00:4c:42:fe']);
-    await ns.must(['ip', 'address', 'add', `${LAB_SERVER_IP}/24`, 'dev', BRIDGE]);
-    await ns.must(['ip', 'address', 'add', 'fd77::1/64', 'dev', BRIDGE, 'nodad']);
-    await ns.must(['ip', 'link', 'set', BRIDGE, 'up']);
+    await ns.must(['ip', 'link', 'set', LAB_BRIDGE, 'address', '52:54:00:4c:42:fe']);
+    await ns.must(['ip', 'address', 'add', `${LAB_SERVER_IP}/24`, 'dev', LAB_BRIDGE]);
+    await ns.must(['ip', 'address', 'add', 'fd77::1/64', 'dev', LAB_BRIDGE, 'nodad']);
+    await ns.must(['ip', 'link', 'set', LAB_BRIDGE, 'up']);
     for (const tap of taps) {
       await ns.must(['ip', 'tuntap', 'add', 'dev', tap, 'mode', 'tap']);
-      await ns.must(['ip', 'link', 'set', tap, 'master', BRIDGE, 'up']);
+      await ns.must(['ip', 'link', 'set', tap, 'master', LAB_BRIDGE, 'up']);
     }
     const [program, ...args] = ns.wrap(dieWithUs(['dnsmasq', ...advertiserArgs(dir)]));
     advertiser = spawn(program!, args, { stdio: ['ignore', 'ignore', 'pipe'] });
@@ -66,5 +67,5 @@ export async function createLink(machines: number, dir: string): Promise<Link> {
  */
 function advertiserArgs(dir: string): string[] {
   return ['--keep-in-foreground', '--log-facility=-', '--quiet-ra', '--conf-file=/dev/null', '--no-hosts', '--no-resolv', '--pid-file=', `--dhcp-leasefile=${join(dir, 'advertiser.leases')}`,
-    '--user=', '--group=', '--port=0', `--interface=${BRIDGE}`, '--enable-ra', `--ra-param=${BRIDGE},4,0`, '--dhcp-range=fd77::,ra-only'];
+    '--user=', '--group=', '--port=0', `--interface=${LAB_BRIDGE}`, '--enable-ra', `--ra-param=${LAB_BRIDGE},4,0`, '--dhcp-range=fd77::,ra-only'];
 }

@@ -11,7 +11,7 @@ import { SHIPPED } from '../shipped.ts';
 import { createArtifactStore } from '../store/artifacts.ts';
 import { createBlobStore } from '../store/blobs.ts';
 import { openDatabase } from '../store/db.ts';
-import { LAB_POOL, LAB_SERVER_IP, LAB_SUBNET } from './link.ts';
+import { LAB_BRIDGE, LAB_POOL, LAB_SERVER_IP, LAB_SUBNET } from './link.ts';
 
 export const LAB_PROFILE = 'k0s-single';
 /** The name says what it is, wherever it shows. */
@@ -94,7 +94,10 @@ function settingsText(site: Site): string {
   return stringify({
     stateDir: site.stateDir,
     profiles: site.profilesDir,
-    dhcp: { mode: 'full', subnets: [{ subnet: LAB_SUBNET, serverIp: LAB_SERVER_IP, pool: LAB_POOL }] },
+    // The namespace is the lab's own: no other server can be in it, and no address in use that the daemon does not know of.
+    dhcp: { mode: 'full', onConflict: 'ignore', subnets: [{ subnet: LAB_SUBNET, interface: LAB_BRIDGE, serverIp: LAB_SERVER_IP, pool: LAB_POOL, conflictCheck: 'off' }] },
+    // Root in that namespace is often this very user, who has no other to become.
+    user: null,
     http: { port: 8080 },
     // No TCP port: inside the namespace nobody but the nodes could reach it, and the nodes must not.
     api: { socket: site.socket, port: 0 },

@@ -13,13 +13,14 @@ postBoot: { repo: post-boot, ref: main, steps: k0s-single }
 artifacts: { k0s: v1.36.1+k0s.0 }
 vars: { replicas: 3 }
 nodes:
-  n1: { macs: [52:54:00:12:34:56], ip: 10.77.0.11, labels: { rack: r1 } }
+  n1: { macs: [52:54:00:12:34:56], ip: 10.77.0.11, labels: { rack: r1 }, dhcpOptions: { interface-mtu: 1400 } }
   n2:
     macs:
       - 52:54:00:12:34:57
       - 02-00-00-00-00-0a
     ip: 10.77.0.12
     exit: sanboot
+dhcpOptions: { ntp-servers: [10.77.0.5], interface-mtu: 9000 }
 `,
   'b.yaml': `boot: local
 nodes:
@@ -126,6 +127,11 @@ export const BROKEN: readonly Broken[] = [
   a('one address for two nodes of a file', '10.77.0.12', '10.77.0.11', 'a.yaml:13:9: ip 10.77.0.11 is taken by node n1, also at a.yaml:8:40'),
   a('one MAC for two nodes of a file, written in two ways', '52:54:00:12:34:57', '52-54-00-12-34-56', 'a.yaml:11:9: mac 52:54:00:12:34:56 is taken by node n1, also at a.yaml:8:16'),
   a('one MAC twice in a node', '02-00-00-00-00-0a', '52:54:00:12:34:57', 'a.yaml:12:9: mac 52:54:00:12:34:57 stands twice, also at a.yaml:11:9'),
+  a('a misspelt DHCP option', 'ntp-servers', 'ntp-sever', 'a.yaml:15:16: unknown option ntp-sever (did you mean ntp-servers?)'),
+  a('a misspelt DHCP option of a node', '{ interface-mtu: 1400 }', '{ interface-mut: 1400 }', 'a.yaml:8:89: unknown option interface-mut (did you mean interface-mtu?)'),
+  a('a DHCP option without a value', '{ interface-mtu: 1400 }', '{ interface-mtu: }', 'a.yaml:8:104: nodes.n1.dhcpOptions.interface-mtu: has no value'),
+  a('a DHCP option by name and by number', '{ interface-mtu: 1400 }', '{ interface-mtu: 1400, 26: { type: uint16, value: 1400 } }', 'a.yaml:8:110: option 26 is set twice, also at a.yaml:8:89'),
+  a('DHCP options that are a list', '{ interface-mtu: 1400 }', '[interface-mtu]', 'a.yaml:8:87: nodes.n1.dhcpOptions: must be a map, such as { key: value }, not a list'),
   a('an unknown exit', 'sanboot', 'reboot', 'a.yaml:14:11: nodes.n2.exit: must be exit or sanboot, not reboot'),
   b('a MAC of another profile', '52:54:00:12:34:58', '52:54:00:12:34:56', 'b.yaml:3:16: mac 52:54:00:12:34:56 is taken by node n1, also at a.yaml:8:16'),
   b('an address of another profile', '10.77.0.13', '10.77.0.12', 'b.yaml:3:40: ip 10.77.0.12 is taken by node n2, also at a.yaml:13:9'),

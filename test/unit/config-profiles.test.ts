@@ -7,6 +7,7 @@ import { describe, expect, test } from 'vitest';
 import { parseSubnet } from '../../src/addr.ts';
 import type { Generation } from '../../src/boot/profile.ts';
 import { compile, readProfiles, type ProfileFile } from '../../src/config/profiles.ts';
+import { parseSettings } from '../../src/config/settings.ts';
 import type { Resolver } from '../../src/config/resolver.ts';
 import { digestOfValue } from '../../src/digest.ts';
 import { formatFault } from '../../src/errors.ts';
@@ -14,7 +15,7 @@ import { SHIPPED } from '../../src/shipped.ts';
 import { BROKEN, broken, good, KNOWN } from './broken-profiles.ts';
 import { COMMIT, IMAGE, knownResolver } from './known-resolver.ts';
 
-const SUBNETS = [{ subnet: parseSubnet(KNOWN.subnet)!, serverIp: KNOWN.serverIp, router: KNOWN.router, dns: [], leaseSeconds: 60 }];
+const SUBNETS = [{ subnet: parseSubnet(KNOWN.subnet)!, serverIp: KNOWN.serverIp, router: KNOWN.router }];
 const one = (text: string, name = 'a.yaml'): ProfileFile[] => [{ file: `boot-profiles/${name}`, text }];
 
 async function generationOf(files: readonly ProfileFile[], resolver = knownResolver): Promise<Generation> {
@@ -43,9 +44,24 @@ describe('good profiles', () => {
     });
     expect(id).toBe(digestOfValue(generation.bootSets[id]));
     expect(generation.profiles['b']).toEqual({ name: 'b' });
-    expect(generation.nodes['n2']).toEqual({ name: 'n2', macs: ['52:54:00:12:34:57', '02:00:00:00:00:0a'], ip: '10.77.0.12', labels: {}, vars: {}, exit: 'sanboot', profile: 'a', source: 'yaml' });
+    expect(generation.nodes['n2']).toEqual({ name: 'n2', macs: ['52:54:00:12:34:57', '02:00:00:00:00:0a'], ip: '10.77.0.12', dhcpOptions: { 26: { hex: '2328' }, 42: { hex: '0a4d0005' } }, labels: {}, vars: {}, exit: 'sanboot', profile: 'a', source: 'yaml' });
     expect({ ...generation.nodeByMac }).toEqual({ '52:54:00:12:34:56': 'n1', '52:54:00:12:34:57': 'n2', '02:00:00:00:00:0a': 'n2', '52:54:00:12:34:58': 'n3' });
     expect({ ...generation.nodeByIp }).toEqual({ '10.77.0.11': 'n1', '10.77.0.12': 'n2', '10.77.0.13': 'n3' });
+  });
+
+  test("a node's DHCP options come before its profile's; a node without any has no such member", async () => {
+    const { nodes } = await generationOf(good());
+    expect(nodes['n1']!.dhcpOptions).toEqual({ 26: { hex: '0578' }, 42: { hex: '0a4d0005' } });
+    expect(nodes['n3']).not.toHaveProperty('dhcpOptions');
+    const empty = await generationOf(one('boot: local\ndhcpOptions:\nnodes:\n  n1: { macs: [52:54:00:12:34:56], dhcpOptions: {} }\n'));
+    expect(empty.nodes['n1']).not.toHaveProperty('dhcpOptions');
+  });
+
+  test('DHCP options mean the same in a profile, where numbers keep their text, as in rackseed.yaml', async () => {
+    const OPTIONS = '{ interface-mtu: 1400, 224: { type: uint32, value: 7, always: true }, 225: { type: text, value: "1.30" } }';
+    const { nodes } = await generationOf(one(`boot: local\nnodes:\n  n1: { macs: [52:54:00:12:34:56], dhcpOptions: ${OPTIONS} }\n`));
+    expect(nodes['n1']!.dhcpOptions).toEqual({ 26: { hex: '0578' }, 224: { hex: '00000007', always: true }, 225: { hex: '312e3330' } });
+    expect(nodes['n1']!.dhcpOptions).toEqual(parseSettings(`dhcp: { subnets: [{ subnet: 10.77.0.0/24, options: ${OPTIONS} }] }`, '/x').dhcp.subnets[0]!.options);
   });
 
   test('the id is the digest of all the rest', async () => {
@@ -57,7 +73,7 @@ describe('good profiles', () => {
     const { id } = await generationOf(good());
     expect((await generationOf([...good()].reverse())).id).toBe(id);
     const lines = good()[0]!.text.split('\n');
-    const reordered = [...lines.slice(6, 7), ...lines.slice(8, 14), lines[7]!, ...lines.slice(0, 6).reverse(), ''].join('\n');
+    const reordered = [...lines.slice(6, 7), ...lines.slice(8, 14), lines[7]!, lines[14]!, ...lines.slice(0, 6).reverse(), ''].join('\n');
     expect((await generationOf([{ file: 'elsewhere/a.yaml', text: reordered }, good()[1]!])).id).toBe(id);
   });
 
@@ -75,7 +91,9 @@ describe('good profiles', () => {
     ['another command line', 'quiet', 'debug'],
     ['another variable', 'replicas: 3', 'replicas: 4'],
     ['another address', '10.77.0.11', '10.77.0.14'],
-    ['a node moved to another profile', '  n1: { macs: [52:54:00:12:34:56], ip: 10.77.0.11, labels: { rack: r1 } }\n', ''],
+    ['a node moved to another profile', '  n1: { macs: [52:54:00:12:34:56], ip: 10.77.0.11, labels: { rack: r1 }, dhcpOptions: { interface-mtu: 1400 } }\n', ''],
+    ['another DHCP option of a node', 'interface-mtu: 1400', 'interface-mtu: 1401'],
+    ['another DHCP option of a profile', '10.77.0.5', '10.77.0.6'],
   ])('%s is another generation', async (_what, from, to) => {
     const [a, b] = good();
     expect((await generationOf([{ ...a!, text: a!.text.replace(from, to) }, b!])).id).not.toBe((await generationOf(good())).id);
@@ -168,6 +186,18 @@ describe('broken profiles', () => {
 
   test('a file whose name cannot name a profile is a fault', async () => {
     expect(await faultsOf(one('boot: local\n', 'My Rack.yaml'))).toEqual(['My Rack.yaml:1:1: a profile is named after its file, and My Rack is no name: lower-case letters, digits and . _ -']);
+  });
+
+  test.each([
+    ['an address of any subnet', '10.78.0.11', false, []],
+    ['our own address towards a relayed subnet', '10.77.0.9', false, ['a.yaml:8:40: ip 10.77.0.9 is our own (serverIp)']],
+    ['an address of no subnet', '10.79.0.11', false, ['a.yaml:8:40: ip 10.79.0.11 is in no subnet that we serve: 10.77.0.0/24, 10.78.0.0/24']],
+    ['an address of no subnet, where a card serves its own', '10.79.0.11', true, []],
+    ["our own address, where a card serves its own", '10.77.0.1', true, ['a.yaml:8:40: ip 10.77.0.1 is our own (serverIp)']],
+  ])('%s beside several subnets', async (_what, ip, elsewhere, told) => {
+    const files = good().map(({ file, text }) => ({ file, text: text.replace('10.77.0.11', ip) }));
+    const { faults } = await compile(files, knownResolver, [...SUBNETS, { subnet: parseSubnet('10.78.0.0/24')!, serverIp: '10.77.0.9' }], elsewhere);
+    expect(faults.map((fault) => formatFault(fault).replaceAll('boot-profiles/', ''))).toEqual(told);
   });
 
   test('a store that cannot tell is a fault at the name that was asked for', async () => {

@@ -14,8 +14,12 @@ describe('docs/schema', () => {
 
   test('every key of a boot profile is known to the editor, and none that is not supported yet', () => {
     const schema = JSON.parse(readFileSync(fileOf('boot-profile.schema.json'), 'utf8')) as { properties: object; additionalProperties: boolean };
-    expect(Object.keys(schema.properties)).toEqual(['image', 'boot', 'cmdline', 'root', 'postBoot', 'artifacts', 'vars', 'nodes']);
+    expect(Object.keys(schema.properties)).toEqual(['image', 'boot', 'cmdline', 'root', 'postBoot', 'artifacts', 'vars', 'dhcpOptions', 'nodes']);
     expect(schema.additionalProperties).toBe(false);
+  });
+
+  test('the names of DHCP options are offered wherever some may stand', () => {
+    for (const name of Object.keys(jsonSchemas())) expect(readFileSync(fileOf(name), 'utf8').split('"ntp-servers"').length - 1).toBe(name.startsWith('boot') ? 2 : 1);
   });
 
   test('patterns of texts reach the editor', () => {

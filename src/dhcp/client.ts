@@ -1,5 +1,5 @@
 // Who asks: from a DHCP packet to the neutral question that every server puts to the Booter.
-import type { Arch, Asker, BootRequest, Firmware, LoaderFeature } from '../boot/request.ts';
+import type { Arch, Asker, BootRequest, Firmware, LoaderFeature, Serve } from '../boot/request.ts';
 import { messageOf, OPT, subOptionsOf, textOf, uint16sOf, userClassesOf, uuidOf, type Options } from './options.ts';
 import { macOf, NO_IP, type Packet } from './packet.ts';
 
@@ -25,42 +25,76 @@ const ARCHITECTURES: Readonly<Record<number, { readonly arch: Arch; readonly fir
 /** Sub-options of 175: a tag from 0x10 on is a feature, its value a version (iPXE's features.h; seen in QEMU's ROM, test/golden/dhcp). */
 const FEATURES: Readonly<Record<number, LoaderFeature>> = { 19: 'http', 20: 'https', 24: 'bzimage', 33: 'pxe', 34: 'elf', 36: 'efi', 39: 'menu' };
 
-/** Never fails: what the packet does not say is absent. `message` is set for DISCOVER and REQUEST only. */
-export function identify(packet: Packet): BootRequest {
+/** Never fails: what the packet does not say is absent; `serve` is its subnet's. `message` is set for DISCOVER and REQUEST only, `vendorClass` for machines that boot by themselves. */
+export function identify(packet: Packet, serve?: Serve): BootRequest {
   const { options } = packet;
   const mac = macOf(packet);
   const uuid = uuidOf(options);
   const type = messageOf(options);
-  const asker = askerOf(options);
-  return {
-    via: 'dhcp',
-    asker,
-    ...(mac ? { mac } : {}),
-    ...(packet.ciaddr !== NO_IP ? { ip: packet.ciaddr } : {}),
-    ...(uuid ? { uuid } : {}),
-    ...platformOf(options),
-    ...(asker === 'ipxe' ? { features: featuresOf(options) } : {}),
-    ...(type === 'discover' || type === 'request' ? { message: type } : {}),
-  };
+  const vendorClass = textOf(options, OPT.vendorClass) ?? '';
+  const asker = askerOf(options, vendorClass);
+  const request: { -readonly [Key in keyof BootRequest]: BootRequest[Key] } = { via: 'dhcp', asker };
+  if (serve) request.serve = serve;
+  if (mac) request.mac = mac;
+  if (packet.ciaddr !== NO_IP) request.ip = packet.ciaddr;
+  if (uuid) request.uuid = uuid;
+  const platform = platformOf(options, vendorClass);
+  if (platform) {
+    if (platform.arch) request.arch = platform.arch;
+    request.firmware = platform.firmware;
+  }
+  if (asker === 'ipxe') request.features = featuresOf(options);
+  if (vendorClass !== '' && (asker === 'rom' || asker === 'ipxe')) request.vendorClass = printable(vendorClass);
+  if (type === 'discover' || type === 'request') request.message = type;
+  return request;
 }
 
 /** An iPXE keeps the vendor class of the card's PXE, so its user class is asked first. */
-function askerOf(options: Options): Asker {
+function askerOf(options: Options, vendorClass: string): Asker {
   if (userClassesOf(options).includes('iPXE')) return 'ipxe';
-  const vendorClass = textOf(options, OPT.vendorClass) ?? '';
   if (vendorClass === INITRD_VENDOR_CLASS) return 'initrd';
   return vendorClass.startsWith('PXEClient') || vendorClass.startsWith('HTTPClient') ? 'rom' : 'os';
 }
 
-/** The first type of the list that we know; else the one inside `PXEClient:Arch:00007:UNDI:003016`, for ROMs that leave 93 out. */
-function platformOf(options: Options): { arch?: Arch; firmware?: Firmware } {
-  const inClass = /^(?:PXE|HTTP)Client:Arch:(\d{5})/.exec(textOf(options, OPT.vendorClass) ?? '');
-  const types = [...uint16sOf(options, OPT.clientArch), ...(inClass ? [Number(inClass[1])] : [])];
-  const known = types.find((type) => type in ARCHITECTURES);
-  return known === undefined ? {} : { ...ARCHITECTURES[known]! };
+interface Platform {
+  readonly arch?: Arch;
+  readonly firmware: Firmware;
+}
+
+/**
+ * The first type of the list that we know; else the one inside `PXEClient:Arch:00007:UNDI:003016`, for ROMs that leave 93 out. The word before it says which protocol
+ * the firmware takes, whatever its type is the number of: it drops what is meant for the other one (PXE 2.1 section 2.2, UEFI 2.10 section 24.7.3).
+ */
+function platformOf(options: Options, vendorClass: string): Platform | undefined {
+  const platform = typeOf(options, vendorClass);
+  if (vendorClass.startsWith('HTTPClient') && platform?.firmware !== 'uefi-http') return platform?.firmware === 'uefi' ? { ...platform, firmware: 'uefi-http' } : UNKNOWN_HTTP;
+  if (vendorClass.startsWith('PXEClient') && platform?.firmware === 'uefi-http') return { ...platform, firmware: 'uefi' };
+  return platform;
+}
+
+/** A BIOS has no HTTP Boot: which processor this has is not known, and no loader is for it. */
+const UNKNOWN_HTTP: Platform = { firmware: 'uefi-http' };
+
+function typeOf(options: Options, vendorClass: string): Platform | undefined {
+  for (const type of uint16sOf(options, OPT.clientArch)) {
+    const known = ARCHITECTURES[type];
+    if (known) return known;
+  }
+  const inClass = /^(?:PXE|HTTP)Client:Arch:(\d{5})/.exec(vendorClass);
+  return inClass ? ARCHITECTURES[Number(inClass[1])] : undefined;
 }
 
 function featuresOf(options: Options): LoaderFeature[] {
-  // A value of 0 switches a feature off.
-  return [...subOptionsOf(options, OPT.ipxe)].flatMap(([tag, value]) => (FEATURES[tag] && value[0] !== 0 ? [FEATURES[tag]] : []));
+  const features: LoaderFeature[] = [];
+  for (const [tag, value] of subOptionsOf(options, OPT.ipxe)) {
+    const feature = FEATURES[tag];
+    // A value of 0 switches a feature off.
+    if (feature && value[0] !== 0) features.push(feature);
+  }
+  return features;
+}
+
+/** It ends up in the database, on terminals and on pages. Joined parts can make it longer than any real one. */
+function printable(vendorClass: string): string {
+  return vendorClass.slice(0, 255).replace(/[^ -~]/g, '?');
 }

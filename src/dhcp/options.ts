@@ -1,95 +1,13 @@
-// DHCP options as bytes and values: RFC 2132 numbers, RFC 3396 join and split, typed getters and builders for what we use.
-import { ip4FromNumber, ip4ToNumber, type Ip4 } from '../addr.ts';
+// Typed getters and builders for the values of DHCP options that we use; their numbers and their framing come with them.
+import type { Ip4, Subnet } from '../addr.ts';
+import { HEX, ipAt, latin1, putIp, putText, uint32At } from './fields.ts';
+import { readOptions, sizeOf, writeOption, type Options } from './framing.ts';
+import { MESSAGE, OPT, RELAY, type MessageName } from './option-numbers.ts';
 
-/** Raw options in the order in which they first appeared. Pad (0), end (255) and overload (52) are framing and never in it. */
-export type Options = Map<number, Uint8Array>;
+export { readOptions, writeOptions, type Options } from './framing.ts';
+export { IPXE_NO_PXEDHCP, MESSAGE, OPT, PXE_DISCOVERY_CONTROL, RELAY, type MessageName } from './option-numbers.ts';
 
-/** The options we read or write, by their IANA names. */
-export const OPT = {
-  pad: 0,
-  subnetMask: 1,
-  router: 3,
-  dns: 6,
-  hostName: 12,
-  domain: 15,
-  broadcast: 28,
-  ntp: 42,
-  vendorSpecific: 43,
-  requestedIp: 50,
-  leaseTime: 51,
-  overload: 52,
-  messageType: 53,
-  serverId: 54,
-  parameterList: 55,
-  message: 56,
-  maxSize: 57,
-  renewalTime: 58,
-  rebindingTime: 59,
-  vendorClass: 60,
-  clientId: 61,
-  tftpServer: 66,
-  bootFile: 67,
-  userClass: 77,
-  relayAgent: 82,
-  clientArch: 93,
-  clientNdi: 94,
-  clientUuid: 97,
-  ipxe: 175,
-  end: 255,
-} as const;
-
-/** Option 53 (RFC 2132 section 9.6). */
-export const MESSAGE = { discover: 1, offer: 2, request: 3, decline: 4, ack: 5, nak: 6, release: 7, inform: 8 } as const;
-export type MessageName = keyof typeof MESSAGE;
-
-/** Sub-options of 175 and 43 that we write. */
-export const IPXE_NO_PXEDHCP = 176;
-export const PXE_DISCOVERY_CONTROL = 6;
-
-/**
- * Reads tag-length-value areas one after the other as if they were one buffer, and joins what has the same tag (RFC 3396 section 5).
- * Liberal, because ROMs are not: an area may lack its end marker, and a last option that runs over the edge is left out.
- */
-export function readOptions(areas: readonly Uint8Array[], into: Options = new Map()): Options {
-  for (const area of areas) {
-    let at = 0;
-    while (at < area.length) {
-      const tag = area[at++]!;
-      if (tag === OPT.pad) continue;
-      if (tag === OPT.end || at >= area.length) break;
-      const end = at + 1 + area[at]!;
-      if (end > area.length) break;
-      const value = area.slice(at + 1, end);
-      const before = into.get(tag);
-      into.set(tag, before ? joined(before, value) : value);
-      at = end;
-    }
-  }
-  return into;
-}
-
-/** The bytes of options without an end marker: longer values split (RFC 3396), 82 last because relays cut it off there (RFC 3046 section 2.1). */
-export function writeOptions(options: Options): Uint8Array {
-  const order = [...options].filter(([tag]) => tag !== OPT.pad && tag !== OPT.end && tag !== OPT.overload);
-  order.sort(([a], [b]) => Number(a === OPT.relayAgent) - Number(b === OPT.relayAgent));
-  const bytes: number[] = [];
-  for (const [tag, value] of order) {
-    let at = 0;
-    do {
-      const part = value.subarray(at, at + 255);
-      bytes.push(tag, part.length, ...part);
-      at += 255;
-    } while (at < value.length);
-  }
-  return Uint8Array.from(bytes);
-}
-
-function joined(a: Uint8Array, b: Uint8Array): Uint8Array {
-  const both = new Uint8Array(a.length + b.length);
-  both.set(a);
-  both.set(b, a.length);
-  return both;
-}
+const MESSAGE_NAMES = Object.keys(MESSAGE) as MessageName[];
 
 // Getters: absent or too short is undefined, so that a mangled option counts as not sent. A duplicate of a fixed-size option was joined; its first copy counts.
 
@@ -98,12 +16,15 @@ export function uint8Of(options: Options, tag: number): number | undefined {
 }
 
 export function uint16Of(options: Options, tag: number): number | undefined {
-  return uint16sOf(options, tag)[0];
+  const value = options.get(tag);
+  return value && value.length >= 2 ? (value[0]! << 8) | value[1]! : undefined;
 }
 
 export function uint16sOf(options: Options, tag: number): number[] {
-  const value = options.get(tag) ?? new Uint8Array();
-  return Array.from({ length: value.length >> 1 }, (_, i) => (value[2 * i]! << 8) | value[2 * i + 1]!);
+  const value = options.get(tag);
+  const numbers: number[] = [];
+  for (let at = 0; value && at + 2 <= value.length; at += 2) numbers.push((value[at]! << 8) | value[at + 1]!);
+  return numbers;
 }
 
 export function uint32Of(options: Options, tag: number): number | undefined {
@@ -112,12 +33,13 @@ export function uint32Of(options: Options, tag: number): number | undefined {
 }
 
 export function ipOf(options: Options, tag: number): Ip4 | undefined {
-  return ipsOf(options, tag)[0];
+  const value = options.get(tag);
+  return value && value.length >= 4 ? ipAt(value, 0) : undefined;
 }
 
 export function ipsOf(options: Options, tag: number): Ip4[] {
   const value = options.get(tag) ?? new Uint8Array();
-  return Array.from({ length: value.length >> 2 }, (_, i) => ip4FromNumber(uint32At(value, 4 * i)));
+  return Array.from({ length: value.length >> 2 }, (_, i) => ipAt(value, 4 * i));
 }
 
 /** Text up to the first NUL: some clients count the terminator in. Latin-1, so that any byte has a character. */
@@ -127,8 +49,21 @@ export function textOf(options: Options, tag: number): string | undefined {
 }
 
 export function messageOf(options: Options): MessageName | undefined {
-  const type = uint8Of(options, OPT.messageType);
-  return (Object.keys(MESSAGE) as MessageName[]).find((name) => MESSAGE[name] === type);
+  // The types count from 1, without a gap.
+  return MESSAGE_NAMES[(options.get(OPT.messageType)?.[0] ?? 0) - 1];
+}
+
+/** Option 55 without repetitions, in the client's order; undefined when the client did not send it. */
+export function parameterListOf(options: Options): number[] | undefined {
+  const value = options.get(OPT.parameterList);
+  return value && [...new Set(value)];
+}
+
+/** The link that a relay says the machine is on (option 82 sub-option 5, RFC 3527): it counts instead of giaddr when an address is chosen. */
+export function relayLinkOf(options: Options): Ip4 | undefined {
+  if (!options.has(OPT.relayAgent)) return undefined;
+  const value = subOptionsOf(options, OPT.relayAgent).get(RELAY.linkSelection);
+  return value?.length === 4 ? ipAt(value, 0) : undefined;
 }
 
 /** The options inside an option (43, 82, 175). */
@@ -158,11 +93,20 @@ export function userClassesOf(options: Options): string[] {
 export function uuidOf(options: Options): string | undefined {
   const value = options.get(OPT.clientUuid);
   if (!value || value.length < 17 || value[0] !== 0) return undefined;
-  const bytes = value.subarray(1, 17);
-  if (bytes.every((byte) => byte === 0) || bytes.every((byte) => byte === 255)) return undefined;
-  const hex = [3, 2, 1, 0, 5, 4, 7, 6, 8, 9, 10, 11, 12, 13, 14, 15].map((i) => bytes[i]!.toString(16).padStart(2, '0')).join('');
-  return hex.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, '$1-$2-$3-$4-$5');
+  let or = 0;
+  let and = 255;
+  for (let i = 1; i < 17; i++) {
+    or |= value[i]!;
+    and &= value[i]!;
+  }
+  if (or === 0 || and === 255) return undefined;
+  let uuid = '';
+  for (const i of UUID_ORDER) uuid += i < 0 ? '-' : HEX[value[i]!]!;
+  return uuid;
 }
+
+/** Where the bytes of a UUID's text are in option 97; -1 is a dash. */
+const UUID_ORDER = [4, 3, 2, 1, -1, 6, 5, -1, 8, 7, -1, 9, 10, -1, 11, 12, 13, 14, 15, 16];
 
 // Builders: the bytes of one option's value.
 
@@ -179,12 +123,16 @@ export function uint32(value: number): Uint8Array {
 }
 
 export function ips(...values: readonly Ip4[]): Uint8Array {
-  return Uint8Array.from(values.flatMap((ip) => [...uint32(ip4ToNumber(ip))]));
+  const bytes = new Uint8Array(4 * values.length);
+  for (const [i, ip] of values.entries()) putIp(bytes, 4 * i, ip);
+  return bytes;
 }
 
 /** Characters above U+00FF have no byte here and become `?`. */
 export function text(value: string): Uint8Array {
-  return Uint8Array.from(value, (char) => (char.length === 1 && char.charCodeAt(0) < 256 ? char.charCodeAt(0) : 63));
+  const bytes = new Uint8Array(value.length);
+  const length = putText(bytes, 0, value);
+  return length === bytes.length ? bytes : bytes.slice(0, length);
 }
 
 export function message(name: MessageName): Uint8Array {
@@ -192,7 +140,10 @@ export function message(name: MessageName): Uint8Array {
 }
 
 export function subOptions(entries: Iterable<readonly [number, Uint8Array]>): Uint8Array {
-  return writeOptions(new Map(entries));
+  const parts = [...entries];
+  const bytes = new Uint8Array(parts.reduce((sum, [, value]) => sum + sizeOf(value.length), 0));
+  parts.reduce((at, [tag, value]) => writeOption(bytes, at, tag, value), 0);
+  return bytes;
 }
 
 /** Option 77 as RFC 3004 has it. */
@@ -200,18 +151,16 @@ export function userClasses(...classes: readonly string[]): Uint8Array {
   return Uint8Array.from(classes.flatMap((name) => [name.length, ...text(name)]));
 }
 
+/**
+ * Option 121 (RFC 3442). A client that takes it ignores the routers of option 3: the default route must be in it too, as prefix 0. The router 0.0.0.0
+ * means that the destination is on the link itself.
+ */
+export function classlessRoutes(routes: readonly { readonly subnet: Subnet; readonly router: Ip4 }[]): Uint8Array {
+  return Uint8Array.from(routes.flatMap(({ subnet, router }) => [subnet.prefix, ...uint32(subnet.network).subarray(0, Math.ceil(subnet.prefix / 8)), ...ips(router)]));
+}
+
 /** Option 97 from the text that SMBIOS prints; the argument must be a UUID. */
 export function uuid(value: string): Uint8Array {
   const bytes = value.replaceAll('-', '').match(/../g)!.map((pair) => Number.parseInt(pair, 16));
   return Uint8Array.of(0, ...[3, 2, 1, 0, 5, 4, 7, 6, 8, 9, 10, 11, 12, 13, 14, 15].map((i) => bytes[i]!));
-}
-
-/** Bytes up to the first NUL. */
-export function latin1(bytes: Uint8Array): string {
-  const end = bytes.indexOf(0);
-  return String.fromCharCode(...(end < 0 ? bytes : bytes.subarray(0, end)));
-}
-
-function uint32At(bytes: Uint8Array, at: number): number {
-  return ((bytes[at]! << 24) | (bytes[at + 1]! << 16) | (bytes[at + 2]! << 8) | bytes[at + 3]!) >>> 0;
 }

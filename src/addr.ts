@@ -47,14 +47,23 @@ export function parseIp4(text: string): Ip4 | undefined {
   return parts.join('.');
 }
 
-/** The address as an unsigned 32-bit number. The argument must be a valid `Ip4`. */
+/** The address as an unsigned 32-bit number. The argument must be a valid `Ip4`. A loop, because it runs several times for each packet. */
 export function ip4ToNumber(ip: Ip4): number {
-  const [a = 0, b = 0, c = 0, d = 0] = ip.split('.').map(Number);
-  return ((a << 24) | (b << 16) | (c << 8) | d) >>> 0;
+  let number = 0;
+  let byte = 0;
+  for (let i = 0; i < ip.length; i++) {
+    const code = ip.charCodeAt(i);
+    if (code !== 46) byte = byte * 10 + code - 48;
+    else {
+      number = (number << 8) | byte;
+      byte = 0;
+    }
+  }
+  return ((number << 8) | byte) >>> 0;
 }
 
 export function ip4FromNumber(n: number): Ip4 {
-  return [n >>> 24, (n >>> 16) & 255, (n >>> 8) & 255, n & 255].join('.');
+  return `${n >>> 24}.${(n >>> 16) & 255}.${(n >>> 8) & 255}.${n & 255}`;
 }
 
 /** `10.77.0.0/24`; host bits that are not zero are refused, they are nearly always a typing mistake. */

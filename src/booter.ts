@@ -6,10 +6,11 @@ import { correlate } from './boot/correlate.ts';
 import { decide, type BootDecision } from './boot/decide.ts';
 import type { Node } from './boot/node.ts';
 import type { BootSet, Generation } from './boot/profile.ts';
-import type { BootRequest, Machine } from './boot/request.ts';
+import type { BootRequest, Machine, Serve } from './boot/request.ts';
 import { endOf, MOST_STAGES, refuseClaim, type Claim, type Report } from './boot/session.ts';
 import { hasStage, type Boot, type StageDetail, type StageName } from './boot/timeline.ts';
 import { canonicalJson } from './digest.ts';
+import type { Discovered } from './discovered.ts';
 import type { Log } from './log.ts';
 import type { BootStore } from './store/boots.ts';
 import type { EventStore } from './store/events.ts';
@@ -59,6 +60,10 @@ export interface BooterParts {
   readonly leases: LeaseStore;
   readonly boots: BootStore;
   readonly events: EventStore;
+  /** Where PXE machines are noted that no profile names. */
+  readonly discovered?: Discovered;
+  /** Whom the subnet of this address serves; default: nodes only. */
+  readonly serveAt?: (ip: Ip4) => Serve | undefined;
   readonly log: Log;
   /** Milliseconds since 1970. */
   readonly now: () => number;
@@ -121,6 +126,12 @@ export function createBooter(parts: BooterParts): Booter {
     if (canonicalJson(machine) !== canonicalJson(boot.machine ?? {})) await boots.setMachine(boot.id, machine);
   }
 
+  function decideStranger(request: BootRequest, generation: Generation): BootDecision {
+    if (request.message === 'discover' && (request.asker === 'rom' || request.asker === 'ipxe')) parts.discovered?.see(request, now());
+    const serve = request.serve ?? (request.ip === undefined ? undefined : parts.serveAt?.(request.ip));
+    return decide({ failedInRow: 0 }, serve === undefined || serve === request.serve ? request : { ...request, serve }, generation, now());
+  }
+
   async function contentOf(digest: string, generation: Generation): Promise<BootSet | undefined> {
     return generation.bootSets[digest] ?? (await boots.bootSet(digest));
   }
@@ -131,7 +142,7 @@ export function createBooter(parts: BooterParts): Booter {
       const named = (await namedBoot(request)) ?? (await bootAt(request));
       const name = named?.node ?? (await nodeNameOf(request, generation));
       const node = name === undefined ? undefined : (generation.nodes[name] ?? (named?.bootSet ? bareNode(named) : undefined));
-      if (!node) return { decision: decide({ failedInRow: 0 }, request, generation, now()) };
+      if (!node) return { decision: decideStranger(request, generation) };
 
       let boot = named ?? (await bootOf(node, request, generation));
       // Only the machine itself may have its script: it fixes the boot set and is a stage. Its address is known since the ACK.

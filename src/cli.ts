@@ -5,6 +5,7 @@ import { readFileSync } from 'node:fs';
 import { AppError, FaultsError, formatFault, lineOf } from './errors.ts';
 import { SHIPPED } from './shipped.ts';
 import type { LabCommandOptions } from './commands/lab.ts';
+import { LEASE_FORMATS, type LeaseFormat } from './dhcp/lease-formats/formats.ts';
 import { FORMATS, parseFormat, type Format } from './commands/output.ts';
 
 const EXIT_CODES = `
@@ -129,6 +130,50 @@ function program(): Command {
     .description('show one node')
     .addOption(output())
     .action(async (name: string, options: { output: Format }) => print(await (await import('./commands/node.ts')).nodeShow(name, { ...globals(), ...options })));
+  node
+    .command('discovered')
+    .description('list PXE machines that asked and that no profile names')
+    .addOption(output())
+    .action(async (options: { output: Format }) => print(await (await import('./commands/node.ts')).nodeDiscovered({ ...globals(), ...options })));
+
+  const lease = cli.command('lease').description('DHCP leases of the running daemon');
+  lease
+    .command('list')
+    .description('list leases and quarantined addresses, ended ones too')
+    .option('--subnet <subnet>', 'only of this subnet, such as 10.77.0.0/24')
+    .addOption(output())
+    .action(async (options: { subnet?: string; output: Format }) => print(await (await import('./commands/lease.ts')).leaseList({ ...globals(), ...options })));
+  lease
+    .command('export')
+    .description('print what holds now, for another server or as a copy')
+    .option('--subnet <subnet>', 'only of this subnet')
+    .addOption(new Option('--format <format>', 'of the output').choices(LEASE_FORMATS).default('json'))
+    .action(async (options: { subnet?: string; format: LeaseFormat }) => print(await (await import('./commands/lease.ts')).leaseExport({ ...globals(), ...options })));
+  lease
+    .command('import')
+    .argument('<file>', 'dhcpd.leases, kea-leases4.csv, dnsmasq.leases or an export of ours; - reads the standard input')
+    .description("take over another DHCP server's leases")
+    .addOption(new Option('--format <format>', 'of the file').choices(['auto', ...LEASE_FORMATS]).default('auto'))
+    .option('--dry-run', 'only say what would happen')
+    .action(async (file: string, options: { format: LeaseFormat | 'auto'; dryRun?: boolean }) => print(await (await import('./commands/lease.ts')).leaseImport(file, { ...globals(), ...options })));
+  lease
+    .command('remove')
+    .argument('<ip>')
+    .description('forget an address: its lease, who had it last, its quarantine')
+    .action(async (ip: string) => print(await (await import('./commands/lease.ts')).leaseRemove(ip, globals())));
+
+  const dhcp = cli.command('dhcp').description('what the running daemon does on each link');
+  dhcp
+    .command('status')
+    .description('list links with their mode, and what another DHCP server keeps them from')
+    .addOption(output())
+    .action(async (options: { output: Format }) => print(await (await import('./commands/dhcp.ts')).dhcpStatus({ ...globals(), ...options })));
+  dhcp
+    .command('resume')
+    .argument('[interface]', 'default: all')
+    .description('serve again where another DHCP server was in the way and is gone')
+    .addOption(output())
+    .action(async (link: string | undefined, options: { output: Format }) => print(await (await import('./commands/dhcp.ts')).dhcpResume(link, { ...globals(), ...options })));
 
   const boot = cli.command('boot').description('boots of the running daemon');
   boot

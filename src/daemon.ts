@@ -1,41 +1,36 @@
 // The composition root: builds every part once, starts them, stops them in reverse.
-import { mkdirSync } from 'node:fs';
-import { basename, join } from 'node:path';
+import { basename } from 'node:path';
 import { apiRoutes, type Reason } from './http/api.ts';
 import { blobRoutes } from './http/blobs.ts';
 import { gitRoutes } from './http/git.ts';
+import { loaderRoutes } from './http/loaders.ts';
 import { machineRoutes } from './http/machines.ts';
 import { createHttp, listenOn, listenOnSocket } from './http/server.ts';
 import type { Generation } from './boot/profile.ts';
 import { createBooter } from './booter.ts';
+import { servesUnlisted } from './config/dhcp-settings.ts';
 import { createGenerations, type Swap } from './config/generations.ts';
 import { compile, readProfiles } from './config/profiles.ts';
 import { createResolver } from './config/resolver.ts';
 import type { Settings } from './config/settings.ts';
 import { watchProfiles } from './config/watch.ts';
-import { createDhcpServer } from './dhcp/server.ts';
+import { openDhcpSockets, planDhcp, startDhcp } from './daemon/dhcp.ts';
+import { openState } from './daemon/state.ts';
 import { digestOfValue } from './digest.ts';
-import { AppError, formatFault } from './errors.ts';
+import { createDiscovered } from './discovered.ts';
+import { formatFault } from './errors.ts';
 import { createImageStore } from './images/manifest.ts';
 import type { Log } from './log.ts';
 import { SHIPPED } from './shipped.ts';
 import { createRepos } from './postboot/repos.ts';
-import { createArtifactStore } from './store/artifacts.ts';
+import { becomeUser } from './privileges.ts';
 import { createBlobStore } from './store/blobs.ts';
-import { createBootStore } from './store/boots.ts';
-import { openDatabase } from './store/db.ts';
-import { createEventStore } from './store/events.ts';
-import { createLeaseStore } from './store/leases.ts';
-import { createNodeStore } from './store/nodes.ts';
 import { bootFiles } from './tftp/files.ts';
-import { loadLoaders } from './tftp/loaders.ts';
+import { loadLoaders } from './loaders.ts';
 import { createTftpServer } from './tftp/server.ts';
 
-/** Boots of each node that are kept, with their stages and tails of output. */
-const BOOTS_KEPT = 50;
-const PRUNE_MS = 3600_000;
 /** Goes up when a generation gets other members: a stored one of another version is then compiled anew. */
-const GENERATION_FORMAT = 1;
+const GENERATION_FORMAT = 2;
 
 export interface Daemon {
   reload(who: string): Promise<void>;
@@ -67,18 +62,9 @@ export async function startDaemon(settings: Settings, log: Log): Promise<Daemon>
 
 async function assemble(settings: Settings, log: Log, now: () => number, stops: (() => unknown)[]) {
   const { stateDir, dhcp } = settings;
-  makeStateDir(stateDir);
-  const database = openDatabase(join(stateDir, 'rackseed.db'));
-  stops.push(() => database.close());
-  const nodes = createNodeStore(database);
-  const leases = createLeaseStore(database);
-  const boots = createBootStore(database);
-  const events = createEventStore(database);
-  const artifacts = createArtifactStore(database);
-  const prune = (): void => void boots.prune(BOOTS_KEPT).catch((error: unknown) => log.error({ err: error }, 'old boots not removed'));
-  const pruning = setInterval(prune, PRUNE_MS).unref();
-  stops.push(() => clearInterval(pruning));
-  prune();
+  const plan = planDhcp(dhcp, settings.file);
+  const { database, nodes, leases, boots, events, artifacts } = openState(stateDir, log, now, stops);
+  const discovered = createDiscovered();
   const blobs = createBlobStore(stateDir);
   const images = createImageStore(stateDir);
 
@@ -95,11 +81,11 @@ async function assemble(settings: Settings, log: Log, now: () => number, stops: 
     read: () => readProfiles(settings.profilesDir),
     digest: (files) => digestOfValue([GENERATION_FORMAT, dhcp.subnets, files.map(({ file, text }) => [basename(file), text])]),
     compile: async (files) => {
-      const compiled = await compile(files, resolver, dhcp.subnets);
+      const compiled = await compile(files, resolver, dhcp.subnets, servesUnlisted(dhcp));
       if (compiled.generation || upstreams.length === 0) return compiled;
       // An edit may name a tag that was pushed a moment ago.
       await refresh();
-      return compile(files, resolver, dhcp.subnets);
+      return compile(files, resolver, dhcp.subnets, servesUnlisted(dhcp));
     },
     prepare: async (next, who, source) => {
       for (const { postBoot } of Object.values(next.bootSets)) if (postBoot) await repos.pin(postBoot.repo, postBoot.commit);
@@ -118,18 +104,22 @@ async function assemble(settings: Settings, log: Log, now: () => number, stops: 
   stops.push(() => watcher.close());
   await generations.start();
 
-  const booter = createBooter({ generation: generations.current, nodes, leases, boots, events, log, now });
+  const booter = createBooter({ generation: generations.current, nodes, leases, boots, events, discovered, serveAt: plan.serveAt, log, now });
+  const loaders = await loadLoaders(settings.loadersDir);
   const machines = async () =>
     createHttp('machines', log, async (app) => {
       await app.register(machineRoutes, { booter, log });
       await app.register(blobRoutes, { blobs, booter, log });
+      await app.register(loaderRoutes, { loaders, booter });
       await app.register(gitRoutes, { repos, booter, log });
     });
-  const forMachines = await Promise.all(settings.http.listen.map(async (host) => ({ app: await machines(), host, port: settings.http.port })));
+  const listen = settings.http.listen ?? plan.serverIps;
+  const forMachines = await Promise.all(listen.map(async (host) => ({ app: await machines(), host, port: settings.http.port })));
   stops.push(() => Promise.all(forMachines.map(({ app }) => app.close())));
   await listenOn(forMachines);
 
   const reasons = (): Reason[] => [
+    ...running.reasons().map((what) => ({ what, fatal: false })),
     ...generations.faults().map((fault) => ({ what: formatFault(fault), fatal: Object.keys(generations.current().nodes).length === 0 })),
     ...repos.status().filter((repo) => repo.stale).map((repo) => ({ what: `repository ${repo.name} is stale: ${repo.error ?? 'its upstream does not answer'}`, fatal: false })),
   ];
@@ -139,20 +129,37 @@ async function assemble(settings: Settings, log: Log, now: () => number, stops: 
     return generations.reload(who);
   };
 
-  if (dhcp.mode === 'full') {
-    const loaders = await loadLoaders(settings.loadersDir);
-    const listen = dhcp.subnets.map((subnet) => subnet.serverIp);
-    if (settings.tftp.enabled) {
-      const tftp = createTftpServer({ listen, files: bootFiles({ loaders, booter, httpPort: settings.http.port }), booter, log, now: () => performance.now() });
-      await tftp.start();
-      stops.push(() => tftp.stop());
-    }
-    const server = createDhcpServer({ subnets: dhcp.subnets, httpPort: settings.http.port, booter, leases, reserved: (ip) => generations.current().nodeByIp[ip], log, now });
-    await server.start();
-    stops.push(() => server.stop());
+  const sockets = await openDhcpSockets(plan, dhcp, { events, log, now }, stops);
+  const tftp = settings.tftp.enabled && createTftpServer({ listen: plan.serverIps, links: plan.links, files: bootFiles({ loaders, booter, httpPort: settings.http.port }), booter, log, now: () => performance.now() });
+  if (tftp) {
+    stops.push(() => tftp.stop());
+    await tftp.bind();
   }
+  // Nothing that a stranger sends is read as root.
+  becomeUser(settings.user, { stateDir, log });
+  const running = await startDhcp(
+    {
+      plan,
+      dhcp,
+      sockets,
+      httpPort: settings.http.port,
+      booter,
+      leases,
+      database,
+      events,
+      nodeOf: (mac) => {
+        const { nodes: byName, nodeByMac } = generations.current();
+        return byName[nodeByMac[mac] ?? ''];
+      },
+      reserved: (ip) => generations.current().nodeByIp[ip],
+      log,
+      now,
+    },
+    stops,
+  );
+  if (tftp) await tftp.start();
   // Last, so that /readyz speaks for all that machines need.
-  const people = () => createHttp('people', log, (app) => apiRoutes(app, { generation: generations.current, reload, reasons, nodes, boots, artifacts }));
+  const people = () => createHttp('people', log, (app) => apiRoutes(app, { generation: generations.current, reload, reasons, nodes, boots, artifacts, discovered, leases: running.ledger, dhcp: running.admin }));
   const onSocket = await people();
   stops.push(() => onSocket.close());
   await listenOnSocket(onSocket, settings.api.socket);
@@ -161,14 +168,6 @@ async function assemble(settings: Settings, log: Log, now: () => number, stops: 
     stops.push(() => onLoopback.close());
     await listenOn([{ app: onLoopback, host: '127.0.0.1', port: settings.api.port }]);
   }
-  log.info({ stateDir, generation: generations.current().id, dhcp: dhcp.mode, http: settings.http.listen, api: settings.api.socket }, 'rackseed is up');
+  log.info({ stateDir, generation: generations.current().id, dhcp: plan.links, http: listen, api: settings.api.socket }, 'rackseed is up');
   return { reload };
-}
-
-function makeStateDir(stateDir: string): void {
-  try {
-    mkdirSync(stateDir, { recursive: true, mode: 0o750 });
-  } catch (error) {
-    throw new AppError('STORE_UNUSABLE', `${stateDir}: ${(error as NodeJS.ErrnoException).code ?? 'cannot be made'}`, 'set stateDir in rackseed.yaml to a directory that this user may write', error);
-  }
 }

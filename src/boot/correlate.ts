@@ -17,7 +17,8 @@ export function correlate(openBoot: Boot | undefined, request: BootRequest, now:
   if (!starts) return openBoot ? 'continue' : 'none';
   if (!openBoot) return 'start';
   if (request.asker === 'ipxe' && cameFromOurLoader(openBoot, now)) return 'continue';
-  const onlyDhcp = openBoot.stages.every((stage) => stage.name === 'discover' || stage.name === 'offer' || stage.name === 'lease');
+  // The boot set is fixed before the script leaves, its stage is written after.
+  const onlyDhcp = openBoot.bootSet === undefined && openBoot.stages.every((stage) => stage.name === 'discover' || stage.name === 'offer' || stage.name === 'lease');
   return onlyDhcp && now - openBoot.startedAt < SAME_ATTEMPT_MS ? 'continue' : 'start';
 }
 

@@ -11,7 +11,7 @@ export type BootDecision =
   /** An address, but boot from disk. */
   | { readonly kind: 'local'; readonly why: string; readonly exit: ExitMethod }
   /** Fetch this program first. `file` is a name in the loader manifest. */
-  | { readonly kind: 'loader'; readonly file: string; readonly via: 'tftp' }
+  | { readonly kind: 'loader'; readonly file: string; readonly via: 'tftp' | 'http' }
   /** This is what you boot. */
   | { readonly kind: 'boot'; readonly bootSet: Digest }
   /** Wait and ask again. */
@@ -43,7 +43,7 @@ export const NO_BOOT_RETRY_S = 10;
 /** `now` in milliseconds since 1970. */
 export function decide(view: View, request: BootRequest, generation: Generation, now: number): BootDecision {
   const { node, openBoot } = view;
-  if (!node) return { kind: 'silent', why: 'no profile names this machine' };
+  if (!node) return decideStranger(request);
   // A boot reads one boot set: once fixed it is answered from, whatever generation is current, and whether or not that still names the node.
   const profile = generation.profiles[node.profile];
   const bootSet = openBoot?.bootSet ?? profile?.bootSet;
@@ -71,6 +71,22 @@ export function decide(view: View, request: BootRequest, generation: Generation,
   return { kind: 'boot', bootSet };
 }
 
+/** How soon a machine asks again that no profile names yet, in seconds: the operator is adding it right now. */
+export const STRANGER_RETRY_S = 20;
+
+/** A machine that no profile names: by what its subnet serves. One that boots gets as far as a screen that says what to do. */
+function decideStranger(request: BootRequest): BootDecision {
+  const unnamed = 'no profile names this machine';
+  const { serve = 'known', asker, via } = request;
+  if (serve === 'known') return { kind: 'silent', why: unnamed };
+  // A script or a loader is asked for by a machine that was let in by DHCP.
+  if (asker === 'rom') return chooseLoader(request);
+  if (asker === 'ipxe' || via !== 'dhcp') {
+    return { kind: 'hold', why: `${unnamed}${request.mac ? `: add ${request.mac} under nodes in boot-profiles/` : ''}`, retryAfterS: STRANGER_RETRY_S };
+  }
+  return serve === 'any' ? { kind: 'local', why: unnamed, exit: 'exit' } : { kind: 'silent', why: unnamed };
+}
+
 /** A BIOS machine says nothing of its processor (option 93 is 0 on all of them): 32 or 64 bits, its kernel will tell. */
 function runs(request: BootRequest, arch: Arch): boolean {
   return request.firmware === 'bios' ? arch === 'amd64' || arch === 'i386' : request.arch === arch;
@@ -85,6 +101,7 @@ function runsScript(request: BootRequest): boolean {
 /** The loader for this firmware; the DHCP rendering of a hold asks it too, so that the choice stands in one place. */
 export function chooseLoader(request: BootRequest): BootDecision {
   if (request.firmware === 'uefi' && request.arch === 'amd64') return { kind: 'loader', file: 'snponly.efi', via: 'tftp' };
+  if (request.firmware === 'uefi-http' && request.arch === 'amd64') return { kind: 'loader', file: 'snponly.efi', via: 'http' };
   if (request.firmware === 'bios' || request.firmware === undefined) return { kind: 'loader', file: 'undionly.kpxe', via: 'tftp' };
   return { kind: 'hold', why: `no loader for ${request.arch ?? 'unknown'} ${request.firmware} yet`, retryAfterS: HOLD_S };
 }

@@ -73,6 +73,8 @@ function holdScript(code: string, why: string, retryAfterS: number, to: ScriptFo
     ':again',
     `echo rackseed: ${code}: ${printable(why)}; asking again in ${retryAfterS} s`,
     `sleep ${retryAfterS}`,
+    // Only a DISCOVER starts a boot: a machine that has none, because no profile named it, is known anew by asking again.
+    ...(to.bootId ? [] : ['dhcp netX || goto again']),
     `chain --replace ${to.baseUrl}${scriptPath(to.mac)} || goto again`,
   );
 }

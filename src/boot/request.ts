@@ -7,6 +7,8 @@ export type Arch = 'i386' | 'amd64' | 'arm64' | 'armhf' | 'riscv64';
 export type Firmware = 'bios' | 'uefi' | 'uefi-http';
 /** The card's PXE · an iPXE, whoever's · our initrd stage · a running system. */
 export type Asker = 'rom' | 'ipxe' | 'initrd' | 'os';
+/** Whom a subnet serves: `known`: nodes · `discovered`: PXE machines that no profile names, too · `any`: every client. */
+export type Serve = 'known' | 'discovered' | 'any';
 /** What an iPXE lists in DHCP option 175; only what a decision depends on is kept. */
 export type LoaderFeature = 'http' | 'https' | 'bzimage' | 'efi' | 'pxe' | 'elf' | 'menu';
 
@@ -29,6 +31,10 @@ export interface BootRequest extends Machine {
   readonly asker?: Asker;
   /** The node's script is asked for: its answer fixes the boot set of the boot. */
   readonly wants?: 'script';
+  /** Whom the subnet serves where it asks; without it that of its address counts. */
+  readonly serve?: Serve;
+  /** DHCP's option 60, as the machine wrote it. */
+  readonly vendorClass?: string;
   /** DHCP only: a DISCOVER may start a boot, nothing else does. */
   readonly message?: 'discover' | 'request';
 }

@@ -12,6 +12,11 @@ export function blobPath(digest: Digest, bootId?: string): string {
   return `/blobs/sha256/${hexOf(digest)}${bootId ? `?boot=${bootId}` : ''}`;
 }
 
+/** A loader, for firmware that fetches it by HTTP. */
+export function loaderPath(file: string): string {
+  return `/loaders/${file}`;
+}
+
 /** Where the initrd stage gets its session: `POST`, once per boot. */
 export const ENROL_PATH = '/enrol';
 

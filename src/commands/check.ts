@@ -2,6 +2,7 @@
 import { existsSync, readdirSync, statSync } from 'node:fs';
 import { join, relative } from 'node:path';
 import type { ImageRef } from '../boot/profile.ts';
+import { servesUnlisted } from '../config/dhcp-settings.ts';
 import { compile, readProfiles } from '../config/profiles.ts';
 import type { Resolver } from '../config/resolver.ts';
 import { readSettings, SETTINGS_PLACES, type Settings } from '../config/settings.ts';
@@ -45,7 +46,7 @@ export async function checkCommand(options: CheckOptions, io: { readonly print: 
     try {
       const dir = short(options.profiles ?? settings?.profilesDir ?? 'boot-profiles');
       const files = await readProfiles(dir);
-      const compiled = await compile(files, whatIsHere(settings, artifacts?.store, notChecked), settings?.dhcp.subnets);
+      const compiled = await compile(files, whatIsHere(settings, artifacts?.store, notChecked), settings?.dhcp.subnets, settings && servesUnlisted(settings.dhcp));
       if (compiled.faults.length > 0) codes.add('PROFILES_INVALID');
       faults.push(...compiled.faults);
       counted = { profiles: files.length, nodes: Object.keys(compiled.generation?.nodes ?? {}).length };

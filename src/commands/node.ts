@@ -1,4 +1,5 @@
-// `rackseed node list|show`: nodes as the daemon knows them.
+// `rackseed node list|show|discovered`: nodes as the daemon knows them, and machines that are none yet.
+import type { DiscoveredMachine } from '../discovered.ts';
 import { createClient, type ClientOptions } from './client.ts';
 import { duration, render, type Column, type Format } from './output.ts';
 
@@ -35,4 +36,21 @@ export async function nodeList(options: ClientOptions & { readonly output: Forma
 export async function nodeShow(node: string, options: ClientOptions & { readonly output: Format }): Promise<string> {
   const answer = await createClient(options).get<NodeRow>(`/api/nodes/${encodeURIComponent(node)}`);
   return render(options.output, answer, [answer], options.output === 'table' ? COLUMNS.map((column) => ({ ...column, wide: false })) : COLUMNS);
+}
+
+const DISCOVERED: readonly Column<DiscoveredMachine>[] = [
+  { title: 'MAC', of: (machine) => machine.mac },
+  { title: 'ARCH', of: (machine) => machine.arch },
+  { title: 'FIRMWARE', of: (machine) => machine.firmware },
+  { title: 'LAST SEEN', of: (machine) => `${duration(Date.now() - machine.lastAt)} ago` },
+  { title: 'FIRST SEEN', of: (machine) => `${duration(Date.now() - machine.firstAt)} ago` },
+  { title: 'COUNT', of: (machine) => machine.count },
+  { title: 'UUID', of: (machine) => machine.uuid },
+  { title: 'VENDOR CLASS', of: (machine) => machine.vendorClass, wide: true },
+];
+
+/** PXE machines that asked and that no profile names. */
+export async function nodeDiscovered(options: ClientOptions & { readonly output: Format }): Promise<string> {
+  const answer = await createClient(options).get<{ machines: DiscoveredMachine[] }>('/api/discovered');
+  return render(options.output, answer, answer.machines, DISCOVERED);
 }

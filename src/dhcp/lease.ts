@@ -1,36 +1,11 @@
 // Which address a machine gets, and whether a REQUEST is acknowledged, refused or left to others. Pure.
-import { broadcastOf, formatSubnet, ip4FromNumber, ip4ToNumber, subnetContains, type Ip4, type IpRange, type Mac, type Subnet } from '../addr.ts';
+import { broadcastOf, formatSubnet, ip4ToNumber, subnetContains, type Ip4, type Mac } from '../addr.ts';
 import type { Node } from '../boot/node.ts';
-import { ipOf, OPT } from './options.ts';
+import { inRanges, type AddressBook, type KnownLease } from './book.ts';
+import { ipOf, OPT, relayLinkOf } from './options.ts';
 import { NO_IP, type Packet } from './packet.ts';
-
-/** One subnet as rackseed.yaml describes it; the settings take it from here, since rules import nothing of config. */
-export interface ServedSubnet {
-  readonly subnet: Subnet;
-  readonly serverIp: Ip4;
-  readonly pool?: IpRange;
-  readonly router?: Ip4;
-  readonly dns: readonly Ip4[];
-  readonly domain?: string;
-  readonly leaseSeconds: number;
-}
-
-/** A row of the lease store. */
-export interface KnownLease {
-  readonly ip: Ip4;
-  readonly mac: Mac;
-  /** Milliseconds since 1970. */
-  readonly expiresAt: number;
-  /** In quarantine until then. */
-  readonly declinedUntil?: number;
-}
-
-/** An address that was offered and not yet asked for. Only a cache: the lease store settles who gets it. */
-export interface Hold {
-  readonly mac: Mac;
-  /** Milliseconds since 1970. */
-  readonly until: number;
-}
+import type { Pool, ServedSubnet } from './subnet.ts';
+import type { Ingress } from './transport.ts';
 
 /** How long an offered address is kept from others, in milliseconds. */
 export const HOLD_MS = 60_000;
@@ -40,83 +15,119 @@ export const QUARANTINE_MS = 24 * 3600_000;
 /** All that is known of a subnet's addresses when one machine asks. */
 export interface Addresses {
   readonly subnet: ServedSubnet;
-  /** Every lease and quarantine of the subnet, expired ones too. */
-  readonly leases: readonly KnownLease[];
-  readonly holds: ReadonlyMap<Ip4, Hold>;
+  readonly book: AddressBook;
   /** The node that an address is reserved for. */
   readonly reserved: (ip: Ip4) => string | undefined;
+  /** Why no address is newly given out from a pool just now; reservations and renewals go on. */
+  readonly noNew?: string | undefined;
+  /** The leases are those of an old snapshot: who had an address since is not known. */
+  readonly cautious?: boolean;
+  /** Takes a dynamic address only when it was seen to be free on the link; absent: none is looked for. */
+  readonly checked?: ((pool: Pool, accept: (ip: Ip4) => boolean) => Ip4 | undefined) | undefined;
   /** Milliseconds since 1970. */
   readonly now: number;
 }
 
 export interface Candidate {
-  readonly node: Node;
   readonly mac: Mac;
-  /** It is on its way up, so none of its cards can be in use: it may take its reservation over from another card of its own. */
+  /** The node's name, or the MAC of a machine that is no node: whoever holds one lease a subnet. */
+  readonly holder: string;
+  readonly node: Node | undefined;
+  /** It is on its way up, so none of its cards can be in use: it may take the node's lease over from another card of its own. */
   readonly booting: boolean;
 }
 
 export type AddressChoice = { readonly ip: Ip4 } | { readonly why: string };
 
-/** Reservation, else the old lease, else what the machine asks for, else the first free one of the pool. */
+/** Reservation, else the old lease, else what the machine asks for, else a free one of the pools that it may use (RFC 2131 section 4.3.1). */
 export function chooseAddress(from: Addresses, who: Candidate, requested?: Ip4): AddressChoice {
-  const { subnet, leases } = from;
-  const reservation = who.node.ip && subnetContains(subnet.subnet, who.node.ip) ? who.node.ip : undefined;
-  const refused = reservation && obstacle(from, who, reservation, leaseAt(from, reservation));
+  const { subnet, book } = from;
+  const held = leaseOf(book, who);
+  const inUse = held && heldByOtherCard(from, who, held);
+  if (inUse) return { why: inUse };
+  const reservation = reservationIn(subnet, who);
+  const refused = reservation && obstacle(from, who, reservation);
   if (reservation && !refused) return { ip: reservation };
 
-  const old = leases.find((lease) => lease.mac === who.mac)?.ip;
-  for (const ip of [old, requested]) {
-    if (ip && inPool(subnet, ip) && !obstacle(from, who, ip, leaseAt(from, ip))) return { ip };
-  }
-  const free = firstFree(from, who);
-  if (free) return { ip: free };
-  const pool = subnet.pool ? `the pool of ${formatSubnet(subnet.subnet)} is exhausted` : `${formatSubnet(subnet.subnet)} has no pool`;
-  if (refused) return { why: `its reserved address ${reservation} ${refused}, and ${pool}` };
-  return { why: who.node.ip ? `its reserved address ${who.node.ip} is not in this subnet, and ${pool}` : pool };
+  const pools = subnet.pools.filter((pool) => admits(pool, who));
+  const sure = !from.cautious || (held && held.expiresAt > from.now);
+  if (held && sure && isIn(pools, held.ip) && !obstacle(from, who, held.ip)) return { ip: held.ip };
+  const why = from.noNew ?? giveFrom(from, who, pools, requested);
+  if (typeof why === 'object') return why;
+  if (refused) return { why: `its reserved address ${reservation} ${refused}, and ${why}` };
+  return { why: who.node?.ip && !reservation ? `its reserved address ${who.node.ip} is not in this subnet, and ${why}` : why };
 }
 
-/** Addresses that nobody ever had come first, then the one whose lease ended longest ago: machines find their old address again. */
-function firstFree(from: Addresses, who: Candidate): Ip4 | undefined {
-  const { pool } = from.subnet;
-  if (!pool) return undefined;
-  const known = new Map(from.leases.map((lease) => [lease.ip, lease]));
-  let oldest: KnownLease | undefined;
-  for (let n = pool.first; n <= pool.last; n++) {
-    const ip = ip4FromNumber(n);
-    const lease = known.get(ip);
-    if (lease && oldest && oldest.expiresAt <= lease.expiresAt) continue;
-    if (obstacle(from, who, ip, lease)) continue;
-    if (!lease) return ip;
-    oldest = lease;
+function giveFrom(from: Addresses, who: Candidate, pools: readonly Pool[], requested: Ip4 | undefined): AddressChoice | string {
+  const { subnet, book, checked, now } = from;
+  const accept = (ip: Ip4) => !obstacle(from, who, ip);
+  // With the conflict check a wish is as unknown as any other address; our own offer to this machine was checked before.
+  if (requested && isIn(pools, requested) && accept(requested) && (!checked || book.holdAt(requested)?.holder === who.holder)) return { ip: requested };
+  // A DISCOVER sent again gets the same offer: the first may just be on its way, and may have been the last free address.
+  const offered = book.offerTo(who.holder);
+  if (offered && isIn(pools, offered) && accept(offered)) return { ip: offered };
+  for (const pool of pools) {
+    const ip = checked ? checked(pool, accept) : book.nextFree(pool, now, accept);
+    if (ip) return { ip };
   }
-  return oldest?.ip;
+  // An offer to a machine that nobody knows never costs a node its address.
+  for (const pool of who.node ? pools : []) {
+    const ip = book.takeBackOffer(pool, now, (hold) => hold.holder === hold.mac);
+    if (ip && accept(ip)) return { ip };
+  }
+  const name = formatSubnet(subnet.subnet);
+  if (subnet.pools.length === 0) return `${name} has no pool`;
+  if (pools.length === 0) return `no pool of ${name} is for this machine`;
+  return checked ? `the pool of ${name} is exhausted, or its reserve of checked addresses is just being filled` : `the pool of ${name} is exhausted`;
 }
 
 /** Why this machine cannot have the address; undefined when it can. */
-function obstacle(from: Addresses, who: Candidate, ip: Ip4, lease: KnownLease | undefined): string | undefined {
-  const { subnet, now } = from;
+function obstacle(from: Addresses, who: Candidate, ip: Ip4): string | undefined {
+  const { subnet, book, now } = from;
   if (!subnetContains(subnet.subnet, ip)) return `is not in ${formatSubnet(subnet.subnet)}`;
   if (ip === subnet.serverIp || ip === subnet.router) return 'is the server or the router';
   // A /31 or /32 has no network and broadcast address (RFC 3021).
   if (subnet.subnet.prefix < 31 && (ip4ToNumber(ip) === subnet.subnet.network || ip === broadcastOf(subnet.subnet))) return 'is the network or broadcast address';
   const owner = from.reserved(ip);
-  if (owner !== undefined && owner !== who.node.name) return `is reserved for ${owner}`;
+  if (owner !== undefined && owner !== who.node?.name) return `is reserved for ${owner}`;
+  const lease = book.leaseAt(ip);
   if (lease?.declinedUntil !== undefined && lease.declinedUntil > now) return 'is in quarantine: a machine found it in use';
-  const mine = (mac: Mac) => mac === who.mac || (who.booting && ip === who.node.ip && who.node.macs.includes(mac));
-  if (lease && lease.expiresAt > now && !mine(lease.mac)) return `is leased to ${lease.mac}`;
-  const hold = from.holds.get(ip);
-  if (hold && hold.until > now && !mine(hold.mac)) return `is offered to ${hold.mac}`;
+  if (lease && lease.expiresAt > now && !(isOwn(lease, who) && mayTakeOver(who, lease.mac))) return `is leased to ${lease.mac}`;
+  const hold = book.holdAt(ip);
+  if (hold && hold.until > now && hold.holder !== who.holder) return `is offered to ${hold.mac}`;
   return undefined;
 }
 
-function leaseAt(from: Addresses, ip: Ip4): KnownLease | undefined {
-  return from.leases.find((lease) => lease.ip === ip);
+/** One lease a node: while its machine runs, a second card of it gets no address beside the first one's. */
+function heldByOtherCard({ now }: Addresses, who: Candidate, held: KnownLease): string | undefined {
+  return held.expiresAt > now && !mayTakeOver(who, held.mac) ? `${who.holder} has ${held.ip} on its card ${held.mac}` : undefined;
 }
 
-function inPool(subnet: ServedSubnet, ip: Ip4): boolean {
+function leaseOf(book: AddressBook, { holder, mac }: Candidate): KnownLease | undefined {
+  return book.leaseOf(holder) ?? book.leaseOf(mac);
+}
+
+/** The same card counts whatever its machine was called when it took the lease: it may have become a node since, or be one no more. */
+function isOwn(lease: KnownLease, who: Candidate): boolean {
+  return lease.holder === who.holder || lease.mac === who.mac;
+}
+
+function mayTakeOver(who: Candidate, mac: Mac): boolean {
+  return mac === who.mac || who.booting;
+}
+
+function reservationIn({ subnet }: ServedSubnet, { node }: Candidate): Ip4 | undefined {
+  return node?.ip && subnetContains(subnet, node.ip) ? node.ip : undefined;
+}
+
+function admits({ profiles, labels }: Pool, { node }: Candidate): boolean {
+  if (profiles && !(node && profiles.includes(node.profile))) return false;
+  return !labels || Object.entries(labels).every(([name, value]) => node?.labels[name] === value);
+}
+
+function isIn(pools: readonly Pool[], ip: Ip4): boolean {
   const n = ip4ToNumber(ip);
-  return subnet.pool !== undefined && n >= subnet.pool.first && n <= subnet.pool.last;
+  return pools.some(({ ranges }) => inRanges(ranges, n));
 }
 
 /** The state that a client is in when it sends a REQUEST (RFC 2131 section 4.3.2, table 4). */
@@ -146,22 +157,47 @@ export function stateOf(request: Packet): { readonly state: RequestState; readon
 }
 
 /**
- * RFC 2131 section 4.3.2. A NAK only when the address is wrong for this subnet, or is somebody else's: then the machine must not go on using it.
- * An address in the subnet that is nobody's, and that we would never give, may be another server's: silence, and the machine discovers again.
+ * RFC 2131 section 4.3.2. A NAK only when we are sure: the address is wrong for this subnet, somebody else's, or not what we offered. An address in
+ * the subnet that is nobody's may be another server's: silence, and the machine discovers again.
  */
 export function judgeRequest(from: Addresses, who: Candidate, asked: { readonly state: RequestState; readonly ip: Ip4 }): Verdict {
   const { ip, state } = asked;
-  const wrong = obstacle(from, who, ip, leaseAt(from, ip));
+  const { subnet, book } = from;
+  const wrong = obstacle(from, who, ip);
   if (wrong) return { kind: 'nak', why: `${ip} ${wrong}` };
-  const known = ip === who.node.ip || inPool(from.subnet, ip) || from.leases.some((lease) => lease.ip === ip && lease.mac === who.mac);
-  if (known) return { kind: 'ack', ip };
-  if (state === 'selecting') return { kind: 'nak', why: `${ip} was not offered` };
-  return { kind: 'silent', why: `${ip} is neither in the pool nor reserved for ${who.node.name}` };
+  const held = leaseOf(book, who);
+  // Acknowledged, it would end the lease of a card that is in use.
+  const inUse = held && heldByOtherCard(from, who, held);
+  if (inUse) return { kind: 'nak', why: inUse };
+  const lease = book.leaseAt(ip);
+  if (ip === who.node?.ip || (lease && isOwn(lease, who)) || book.holdAt(ip)?.holder === who.holder) return { kind: 'ack', ip };
+  const inPool = isIn(subnet.pools.filter((pool) => admits(pool, who)), ip);
+  if (state === 'selecting') {
+    // Our offer, forgotten by a restart: the lease store still knows whether it is free.
+    if (inPool && from.noNew === undefined && !from.cautious) return { kind: 'ack', ip };
+    return { kind: 'nak', why: `${ip} was not offered` };
+  }
+  // It has a lease of ours, and asks for another address of ours.
+  if (state === 'init-reboot' && inPool && held && held.expiresAt > from.now) return { kind: 'nak', why: `${ip} is not its address, ${held.ip} is` };
+  // A machine that uses an address of the pool which nobody else has: our record of it is lost. INIT-REBOOT without a record is left alone, a MUST.
+  if (state === 'renewing' && inPool && from.noNew === undefined) return { kind: 'ack', ip };
+  return { kind: 'silent', why: `${ip} is no lease of ${who.holder} that we know of` };
 }
 
-/** The subnet that a packet is about: where its relay stands, else where the machine is, else where it belongs, else the first. */
-export function subnetFor(subnets: readonly ServedSubnet[], packet: Packet, reserved?: Ip4): ServedSubnet | undefined {
-  const holding = (ip: Ip4 | undefined) => (ip === undefined || ip === NO_IP ? undefined : subnets.find((entry) => subnetContains(entry.subnet, ip)));
-  if (packet.giaddr !== NO_IP) return holding(packet.giaddr);
-  return holding(packet.ciaddr) ?? holding(reserved) ?? subnets[0];
+/**
+ * The subnet that a packet is about (RFC 2131 section 4.3.1, RFC 3527): where its relay says the machine is, else where the relay stands; without a relay one
+ * on the card's own link: where the machine is, where it belongs, or the first. `known` is the address that is reserved for the machine or that it asks for.
+ */
+export function subnetFor(subnets: readonly ServedSubnet[], packet: Packet, from: Ingress, known?: Ip4): ServedSubnet | undefined {
+  const holding = (among: readonly ServedSubnet[], ip: Ip4 | undefined) => (ip === undefined || ip === NO_IP ? undefined : among.find((entry) => subnetContains(entry.subnet, ip)));
+  if (packet.giaddr !== NO_IP) {
+    const at = relayLinkOf(packet.options);
+    if (at === undefined) return holding(subnets, packet.giaddr);
+    // Our answer goes to giaddr, so it must be a relay of ours, or who sent this: else anybody could have us send packets anywhere.
+    return holding(subnets, packet.giaddr) || from.from === packet.giaddr ? holding(subnets, at) : undefined;
+  }
+  const here = subnets.filter((entry) => entry.link === from.link);
+  // A relayed machine renews by unicast, past its relay.
+  const routed = packet.ciaddr !== NO_IP && from.from === packet.ciaddr ? holding(subnets, packet.ciaddr) : undefined;
+  return holding(here, packet.ciaddr) ?? routed ?? holding(here, known) ?? here[0];
 }

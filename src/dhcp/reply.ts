@@ -1,15 +1,20 @@
 // The reply: an Answer and an address as a DHCP packet, and where that packet is sent. Pure.
-import { broadcastOf, netmask, type Ip4, type Mac } from '../addr.ts';
+import { broadcastOf, netmask, type Ip4 } from '../addr.ts';
 import { chooseLoader, type BootDecision } from '../boot/decide.ts';
 import type { Node } from '../boot/node.ts';
 import type { BootRequest } from '../boot/request.ts';
-import { scriptPath, TFTP_SCRIPT } from '../boot/urls.ts';
-import type { ServedSubnet } from './lease.ts';
-import { ips, IPXE_NO_PXEDHCP, message, OPT, PXE_DISCOVERY_CONTROL, subOptions, text, uint32, uint8, type MessageName, type Options } from './options.ts';
+import { loaderPath, scriptPath, TFTP_SCRIPT } from '../boot/urls.ts';
+import { fqdnReply, hostNameOf } from './names.ts';
+import { optionBytes, type ExtraOptions } from './option-values.ts';
+import { ips, IPXE_NO_PXEDHCP, message, messageOf, OPT, parameterListOf, PXE_DISCOVERY_CONTROL, subOptions, text, uint32, uint32Of, uint8, type MessageName, type Options } from './options.ts';
 import { BROADCAST_FLAG, NO_IP, type Packet } from './packet.ts';
+import type { ServedSubnet } from './subnet.ts';
+import type { Destination, Ingress } from './transport.ts';
 
 /** "Use the boot file of this very offer": without it a BIOS ROM may look for boot servers or show a menu (PXE 2.1 section 2.4). */
 const PXE_SKIP_DISCOVERY = 8;
+/** A client that asks for a shorter lease gets it, but none that would make it renew all the time; in seconds. */
+const SHORTEST_LEASE_S = 60;
 
 /** What an answer is rendered from. */
 export interface ReplyParts {
@@ -23,39 +28,66 @@ export interface ReplyParts {
   readonly httpPort: number;
 }
 
-export interface Destination {
-  readonly address: Ip4;
-  readonly port: number;
-}
-
 /** OFFER or ACK with this address; undefined for the decision `silent`: then nothing is sent. */
 export function renderLease(parts: ReplyParts, type: 'offer' | 'ack', ip: Ip4): Packet | undefined {
   if (parts.answer.decision.kind === 'silent') return undefined;
-  const { leaseSeconds } = parts.subnet;
+  const { packet, subnet } = parts;
+  const leaseSeconds = leaseSecondsFor(packet, subnet);
   const boot = bootFields(parts);
-  const options: Options = new Map([
-    ...opening(parts, type),
-    [OPT.leaseTime, uint32(leaseSeconds)],
-    // T1 and T2 by RFC 2131 section 4.4.5.
-    [OPT.renewalTime, uint32(Math.floor(leaseSeconds * 0.5))],
-    [OPT.rebindingTime, uint32(Math.floor(leaseSeconds * 0.875))],
-    ...networkOptions(parts),
-    ...(boot ? boot.options : []),
-    ...echoes(parts.packet),
-  ]);
-  return { ...answering(parts.packet), ciaddr: type === 'ack' ? parts.packet.ciaddr : NO_IP, yiaddr: ip, siaddr: boot?.siaddr ?? NO_IP, file: boot?.file ?? '', options };
+  const options: Options = new Map(opening(parts, type));
+  options.set(OPT.leaseTime, uint32(leaseSeconds));
+  // T1 and T2 by RFC 2131 section 4.4.5.
+  options.set(OPT.renewalTime, uint32(Math.floor(leaseSeconds * 0.5)));
+  options.set(OPT.rebindingTime, uint32(Math.floor(leaseSeconds * 0.875)));
+  if (boot) for (const [tag, value] of boot.options) options.set(tag, value);
+  setNetworkOptions(parts, options);
+  setEchoes(packet, options);
+  return { ...answering(packet), ciaddr: type === 'ack' ? packet.ciaddr : NO_IP, yiaddr: ip, siaddr: boot?.siaddr ?? NO_IP, file: boot?.file ?? '', options };
 }
 
 /** ACK to an INFORM: the network's options, no address and no times (RFC 2131 section 4.3.5). */
 export function renderInform(parts: ReplyParts): Packet | undefined {
   if (parts.answer.decision.kind === 'silent') return undefined;
-  const options: Options = new Map([...opening(parts, 'ack'), ...networkOptions(parts), ...echoes(parts.packet)]);
-  return { ...answering(parts.packet), ciaddr: parts.packet.ciaddr, options };
+  const { packet } = parts;
+  const options: Options = new Map(opening(parts, 'ack'));
+  setNetworkOptions(parts, options);
+  setEchoes(packet, options);
+  return { ...answering(packet), ciaddr: packet.ciaddr, options };
+}
+
+/**
+ * The boot server's answer beside another server's lease (PXE 2.1 section 2.2): boot fields and no address. undefined when there is nothing to say:
+ * a proxy that answers without a boot file would keep the machine from its own disk.
+ *
+ * A BIOS ROM and an iPXE take the boot file from the OFFER. UEFI gets none there and asks port 4011 for it: firmware that is offered both a
+ * file and boot servers ignores the one or the other (TRAPS 1.1).
+ */
+export function renderProxy(parts: ReplyParts, type: 'offer' | 'ack'): Packet | undefined {
+  const boot = bootFields(parts);
+  if (!boot) return undefined;
+  const { packet, request } = parts;
+  const options: Options = new Map(opening(parts, type));
+  if (type === 'offer' && asksAt4011(request)) {
+    options.set(OPT.vendorClass, text('PXEClient'));
+    setEchoes(packet, options);
+    return { ...answering(packet), siaddr: boot.siaddr, options };
+  }
+  for (const [tag, value] of boot.options) options.set(tag, value);
+  // What makes an iPXE wait for a proxy is answered by being one; its vendor class tells it that this is one (ipxe: dhcp_discovery_rx).
+  if (request.asker === 'ipxe') options.set(OPT.vendorClass, text('PXEClient'));
+  setEchoes(packet, options);
+  return { ...answering(packet), ciaddr: type === 'ack' ? packet.ciaddr : NO_IP, siaddr: boot.siaddr, file: boot.file, options };
+}
+
+/** Whether the boot file comes by a REQUEST to port 4011 only. */
+function asksAt4011({ asker, firmware }: BootRequest): boolean {
+  return asker === 'rom' && firmware === 'uefi';
 }
 
 /** NAK: `why` is for the client's log. A relayed one is broadcast by the relay, since the client's address is wrong (RFC 2131 section 4.3.2). */
 export function renderNak(packet: Packet, subnet: ServedSubnet, why: string): Packet {
-  const options: Options = new Map([[OPT.messageType, message('nak')], [OPT.serverId, ips(subnet.serverIp)], [OPT.message, text(why.slice(0, 255))], ...echoes(packet)]);
+  const options: Options = new Map([[OPT.messageType, message('nak')], [OPT.serverId, ips(subnet.serverIp)], [OPT.message, text(why.slice(0, 255))]]);
+  setEchoes(packet, options);
   const flags = packet.giaddr === NO_IP ? packet.flags : packet.flags | BROADCAST_FLAG;
   return { ...answering(packet), flags, options };
 }
@@ -63,13 +95,40 @@ export function renderNak(packet: Packet, subnet: ServedSubnet, why: string): Pa
 /**
  * Where a reply goes (RFC 2131 section 4.1). A client without an address is always broadcast to, whatever its broadcast flag says: to send it
  * unicast, the kernel would need an ARP entry that only a raw socket or root's ioctl can make, and plain dgram drops it in silence (TRAPS 3).
+ * A question to port 4011 is answered to where it came from: that client has its address.
  */
-export function destination(request: Packet, reply: Packet): Destination {
+export function destination(request: Packet, reply: Packet, from: Ingress): Destination {
+  if (from.port === 4011) return { address: from.from, port: from.fromPort };
+  // RFC 2131 section 4.3.5: directly, also when its question came through a relay.
+  if (messageOf(request.options) === 'inform') return { address: request.ciaddr, port: 68 };
   if (request.giaddr !== NO_IP) return { address: request.giaddr, port: 67 };
   const nak = reply.options.get(OPT.messageType)?.[0] === 6;
   if (request.ciaddr !== NO_IP && !nak) return { address: request.ciaddr, port: 68 };
   return { address: '255.255.255.255', port: 68 };
 }
+
+/** What the subnet says, or less when the client asks for less (option 51), in seconds. */
+export function leaseSecondsFor({ options }: Packet, { leaseSeconds }: ServedSubnet): number {
+  const asked = uint32Of(options, OPT.leaseTime);
+  return asked === undefined ? leaseSeconds : Math.min(leaseSeconds, Math.max(asked, SHORTEST_LEASE_S));
+}
+
+/**
+ * What may be left out of a reply that is too long for its client, which boots without; these stand last in `packet`, in the order of the client's list, so that
+ * what it wants least goes first (RFC 2132 section 9.8).
+ */
+export function shortenable(reply: Packet, request: Packet): { readonly packet: Packet; readonly optional: readonly number[] } {
+  const wanted = parameterListOf(request.options) ?? [];
+  const rank = (tag: number) => (wanted.includes(tag) ? wanted.indexOf(tag) : wanted.length);
+  const tags = [...reply.options.keys()];
+  const optional = tags.filter((tag) => !NEVER_LEFT_OUT.has(tag)).sort((a, b) => rank(a) - rank(b));
+  const order = [...tags.filter((tag) => NEVER_LEFT_OUT.has(tag)), ...optional];
+  return { packet: { ...reply, options: new Map(order.map((tag) => [tag, reply.options.get(tag)!])) }, optional };
+}
+
+const NEVER_LEFT_OUT: ReadonlySet<number> = new Set([
+  OPT.messageType, OPT.serverId, OPT.leaseTime, OPT.subnetMask, OPT.router, OPT.vendorClass, OPT.vendorSpecific, OPT.tftpServer, OPT.bootFile, OPT.clientId, OPT.clientUuid, OPT.relayAgent, OPT.ipxe,
+]);
 
 interface BootFields {
   readonly siaddr: Ip4;
@@ -84,57 +143,76 @@ function bootFields(parts: ReplyParts): BootFields | undefined {
   const { decision } = answer;
   if (decision.kind === 'silent' || decision.kind === 'local') return undefined;
   if (request.asker === 'initrd') return fields(parts, base);
-  if (decision.kind === 'loader') return fields(parts, decision.file);
-  if (request.asker === 'ipxe') {
-    // One that cannot fetch by HTTP is shown the reason of its hold by TFTP, the one way it has.
+  // One that cannot fetch by HTTP is shown the reason of its hold by TFTP, the one way it has.
+  if (request.asker === 'ipxe' && decision.kind !== 'loader') {
     const http = !request.features || request.features.includes('http');
-    const mac: Mac | undefined = request.mac;
-    return fields(parts, http && mac ? `${base}${scriptPath(mac)}` : TFTP_SCRIPT);
+    return fields(parts, http && request.mac ? `${base}${scriptPath(request.mac)}` : TFTP_SCRIPT);
   }
-  const loader = chooseLoader(request);
-  return loader.kind === 'loader' ? fields(parts, loader.file) : undefined;
+  const loader = decision.kind === 'loader' ? decision : chooseLoader(request);
+  if (loader.kind !== 'loader') return undefined;
+  return fields(parts, loader.via === 'http' ? `${base}${loaderPath(loader.file)}` : loader.file);
 }
 
 /** The boot file in the BOOTP field and in option 67: U-Boot reads only the field, others only the option (TRAPS 1.2). */
-function fields({ request, subnet }: ReplyParts, file: string): BootFields {
+function fields({ request, subnet, packet }: ReplyParts, file: string): BootFields {
   const { serverIp } = subnet;
-  const rom: (readonly [number, Uint8Array])[] = [[OPT.vendorClass, text('PXEClient')]];
-  if (request.firmware === 'bios' || request.firmware === undefined) rom.push([OPT.vendorSpecific, subOptions([[PXE_DISCOVERY_CONTROL, uint8(PXE_SKIP_DISCOVERY)]])]);
-  return {
-    siaddr: serverIp,
-    // Longer than the field: the option alone carries it.
-    file: file.length < 128 ? file : '',
-    options: [
-      [OPT.tftpServer, text(serverIp)],
-      [OPT.bootFile, text(file)],
-      ...(request.asker === 'rom' ? rom : []),
-      // Inside 175; as an option of its own it does nothing (TRAPS 1.5).
-      ...(request.asker === 'ipxe' ? [[OPT.ipxe, subOptions([[IPXE_NO_PXEDHCP, uint8(1)]])] as const] : []),
-    ],
-  };
+  const options: (readonly [number, Uint8Array])[] = [[OPT.tftpServer, text(serverIp)], [OPT.bootFile, text(file)]];
+  if (parameterListOf(packet.options)?.includes(OPT.tftpAddresses)) options.push([OPT.tftpAddresses, ips(serverIp)]);
+  if (request.asker === 'rom') {
+    // Without it the firmware takes the answer for one to somebody else.
+    options.push([OPT.vendorClass, text(request.firmware === 'uefi-http' ? 'HTTPClient' : 'PXEClient')]);
+    if (request.firmware === 'bios' || request.firmware === undefined) options.push([OPT.vendorSpecific, subOptions([[PXE_DISCOVERY_CONTROL, uint8(PXE_SKIP_DISCOVERY)]])]);
+  }
+  // Inside 175; as an option of its own it does nothing (TRAPS 1.5).
+  if (request.asker === 'ipxe') options.push([OPT.ipxe, subOptions([[IPXE_NO_PXEDHCP, uint8(1)]])]);
+  // Longer than the field: the option alone carries it.
+  return { siaddr: serverIp, file: file.length < 128 ? file : '', options };
 }
 
 function opening({ subnet }: ReplyParts, type: MessageName): [number, Uint8Array][] {
   return [[OPT.messageType, message(type)], [OPT.serverId, ips(subnet.serverIp)]];
 }
 
-function networkOptions({ answer, subnet }: ReplyParts): [number, Uint8Array][] {
-  return [
-    [OPT.subnetMask, ips(netmask(subnet.subnet))],
-    ...(subnet.router ? [[OPT.router, ips(subnet.router)] as [number, Uint8Array]] : []),
-    ...(subnet.dns.length > 0 ? [[OPT.dns, ips(...subnet.dns)] as [number, Uint8Array]] : []),
-    ...(answer.node ? [[OPT.hostName, text(answer.node.name)] as [number, Uint8Array]] : []),
-    ...(subnet.domain ? [[OPT.domain, text(subnet.domain)] as [number, Uint8Array]] : []),
-    [OPT.broadcast, ips(broadcastOf(subnet.subnet))],
-  ];
+/**
+ * What the client asked for (option 55), all of it when it did not say. Mask and router go to everyone: there are ROMs that forget to ask.
+ * What an operator set for the node or profile beats the subnet's.
+ */
+function setNetworkOptions({ answer: { node }, packet, subnet }: ReplyParts, into: Options): void {
+  const asked = parameterListOf(packet.options);
+  const wanted = asked && new Set(asked);
+  const set = (tag: number, value: () => Uint8Array, always = false): void => {
+    if (always || !wanted || wanted.has(tag)) into.set(tag, value());
+  };
+  const name = node?.name ?? hostNameOf(packet.options);
+  set(OPT.subnetMask, () => ips(netmask(subnet.subnet)), true);
+  if (subnet.router) set(OPT.router, () => ips(subnet.router!), true);
+  if (subnet.dns.length > 0) set(OPT.dns, () => ips(...subnet.dns));
+  if (name) set(OPT.hostName, () => text(name));
+  if (subnet.domain) set(OPT.domain, () => text(subnet.domain!));
+  set(OPT.broadcast, () => ips(broadcastOf(subnet.subnet)));
+  const fqdn = packet.options.get(OPT.fqdn);
+  const reply = fqdn && name ? fqdnReply(fqdn, subnet.domain ? `${name}.${subnet.domain}` : name) : undefined;
+  if (reply) into.set(OPT.fqdn, reply);
+  const extra: ExtraOptions = node?.dhcpOptions ? { ...subnet.options, ...node.dhcpOptions } : subnet.options;
+  for (const tag in extra) {
+    const option = extra[tag]!;
+    const isRoutes = Number(tag) === OPT.classlessRoutes;
+    set(Number(tag), () => (isRoutes ? withDefaultRoute(optionBytes(option), subnet.router) : optionBytes(option)), option.always);
+  }
+}
+
+/** A client that takes option 121 must ignore the router option (RFC 3442): the way out has to stand in both. */
+function withDefaultRoute(routes: Uint8Array, router: Ip4 | undefined): Uint8Array {
+  for (let at = 0; at < routes.length; at += 5 + ((routes[at]! + 7) >> 3)) if (routes[at] === 0) return routes;
+  return router === undefined ? routes : Uint8Array.of(...routes, 0, ...ips(router));
 }
 
 /** What a server sends back as it came: client id (RFC 6842), the PXE machine's UUID (PXE 2.1), the relay's information (RFC 3046). */
-function echoes({ options }: Packet): [number, Uint8Array][] {
-  return [OPT.clientId, OPT.clientUuid, OPT.relayAgent].flatMap((tag) => {
+function setEchoes({ options }: Packet, into: Options): void {
+  for (const tag of [OPT.clientId, OPT.clientUuid, OPT.relayAgent]) {
     const value = options.get(tag);
-    return value ? [[tag, value] as [number, Uint8Array]] : [];
-  });
+    if (value) into.set(tag, value);
+  }
 }
 
 /** The header of any reply (RFC 2131 table 3). */

@@ -1,90 +1,150 @@
-// The DHCP server's sockets: one that hears broadcasts, and one per address of ours that replies leave by.
-import { createSocket, type Socket } from 'node:dgram';
-import { once } from 'node:events';
-import type { Logger } from 'pino';
-import type { Ip4 } from '../addr.ts';
-import { AppError } from '../errors.ts';
-import type { Destination } from './reply.ts';
+// The DHCP server's sockets: ports 67 and 4011 of each card, so that an answer leaves by the card where the request came in.
+import type { Log } from '../log.ts';
+import { watchCards } from '../net/card-watch.ts';
+import { BUFFER_BYTES, growBuffers, hasDeviceSockets, type BoundSocket } from '../net/device-socket.ts';
+import { drain } from '../net/drain.ts';
+import { closed, openOnDevice, openPort, warnOfOthers, wayOf, type LinkAddresses } from './card-ports.ts';
+import type { DhcpPort, Ingress, Transport } from './transport.ts';
 
-export interface Sockets {
-  /** Resolves when the kernel took the datagram; rejects when it did not, e.g. of a card that is down. */
-  send(from: Ip4, bytes: Uint8Array, to: Destination): Promise<void>;
-  /** No more datagrams come in; answers under way can still be sent. */
-  deafen(): void;
-  close(): Promise<void>;
+export interface TransportParts {
+  readonly links: readonly LinkAddresses[];
+  readonly log: Log;
 }
 
-const PORT = 67;
-/** The kernel's default holds 166 DHCP packets, less than a rack that powers on together (measured, TRAPS 3). */
-const RECEIVE_BUFFER_BYTES = 4 << 20;
+/** One port of one card. */
+interface CardPort {
+  readonly link: string;
+  readonly port: DhcpPort;
+  /** The first one sends; all hear. */
+  sockets: readonly BoundSocket[];
+}
 
-const HINTS: Readonly<Record<string, string>> = {
-  EADDRINUSE: 'another DHCP server (dnsmasq, isc-dhcp-server, kea, libvirt) holds port 67: `ss -ulpn sport = :67` names it',
-  EACCES: 'port 67 needs root or CAP_NET_BIND_SERVICE',
-  EADDRNOTAVAIL: 'no card of this machine has that address: set serverIp under dhcp.subnets to one that `ip address` lists',
-};
+const PORTS: readonly DhcpPort[] = [67, 4011];
+/** Datagrams that came before hear() are kept up to here, about as many as the kernel's buffer holds. */
+const MOST_WAITING = 8_192;
+const COMPLAIN_MS = 60_000;
 
 /**
- * Hears on 0.0.0.0:67, where broadcasts arrive, and on each `serverIp`:67, where the unicasts of renewing machines do. One socket alone would
- * send every broadcast out of the card of the default route; a socket bound to an address sends them out of the card that holds it (TRAPS 3).
- * PORT_UNAVAILABLE when one cannot be bound; none is left open then.
+ * Opens ports 67 and 4011 of every card; no links, no sockets. PORT_UNAVAILABLE when one cannot be had, and none is left open then. The sockets
+ * survive their card going down and its addresses changing; those of a card that is deleted and made anew are opened again where we still may.
  */
-export async function openSockets(serverIps: readonly Ip4[], take: (bytes: Uint8Array) => void, log: Logger): Promise<Sockets> {
-  const senders = new Map<Ip4, Socket>();
-  const open: Socket[] = [];
-  const close = async () => {
-    await Promise.all(open.splice(0).map((socket) => new Promise<void>((resolve) => socket.close(() => resolve()))));
+export async function openTransport({ links, log }: TransportParts): Promise<Transport> {
+  const ports: CardPort[] = [];
+  const complain = createComplaints(log);
+  const waiting: [bytes: Buffer, from: Ingress][] = [];
+  let take: (bytes: Buffer, from: Ingress) => void = (bytes, from) => {
+    if (waiting.length < MOST_WAITING) waiting.push([bytes, from]);
   };
-  try {
-    await warnOfOthers(log);
-    for (const address of ['0.0.0.0', ...new Set(serverIps)]) {
-      const socket = await bind(address, true);
-      open.push(socket);
-      if (address !== '0.0.0.0') senders.set(address, socket);
-    }
-    for (const socket of open) {
-      socket.on('message', take);
+  const attach = ({ link, port, sockets }: CardPort): void => {
+    const heard = (bytes: Buffer, from: string, fromPort: number) => take(bytes, { link, port, from, fromPort });
+    for (const { socket, fd } of sockets) {
+      socket.on('message', (bytes, peer) => {
+        heard(bytes, peer.address, peer.port);
+        if (fd !== undefined) drain(fd, heard);
+      });
       // A late complaint of the network about one machine is no reason to stop serving the others.
-      socket.on('error', (error) => log.warn({ err: error }, 'dhcp: socket'));
-      socket.setBroadcast(true);
-      socket.setRecvBufferSize(RECEIVE_BUFFER_BYTES);
+      socket.on('error', (error) => complain(link, 'dhcp: socket', error));
     }
+  };
+
+  const way = wayOf(links);
+  try {
+    for (const link of links) {
+      if (way !== 'inherited') await warnOfOthers(way, link, log);
+      for (const port of PORTS) {
+        const opened: CardPort = { link: link.name, port, sockets: await openPort(way, link, port) };
+        ports.push(opened);
+        attach(opened);
+      }
+    }
+    warnOfSmallBuffers(ports, log);
   } catch (error) {
-    await close();
+    await Promise.all(ports.map(shut));
     throw error;
   }
+  const senders = new Map(links.map(({ name }) => [name, new Map(ports.filter(({ link }) => link === name).map((one) => [one.port, one]))]));
+  let endWatch = () => {};
+  let reopening = Promise.resolve();
+  if (way !== 'plain' && links.length > 0) {
+    const names = links.map(({ name }) => name);
+    endWatch = watchCards(names, {
+      gone: (link) => log.warn({ link }, 'dhcp: the card is gone'),
+      replaced: (link) => {
+        reopening = reopening.then(() => reopen(link, ports, attach, log));
+      },
+    });
+  }
+  if (links.length > 0) log.info({ way, links: links.map(({ name }) => name) }, 'dhcp: sockets open');
+
   return {
-    send: (from, bytes, to) =>
-      new Promise((resolve, reject) => {
-        senders.get(from)!.send(bytes, to.port, to.address, (error) => (error ? reject(error) : resolve()));
+    send: (link, port, bytes, to) =>
+      new Promise((resolve) => {
+        const failed = (error: unknown) => {
+          complain(link, 'dhcp: a datagram was not sent', error);
+          resolve(false);
+        };
+        const socket = senders.get(link)?.get(port)?.sockets[0]?.socket;
+        try {
+          if (!socket) throw new Error('no socket is open there');
+          socket.send(bytes, to.port, to.address, (error) => (error ? failed(error) : resolve(true)));
+        } catch (error) {
+          // dgram throws where the kernel would refuse: port 0, which is what a forged sender has.
+          failed(error);
+        }
       }),
-    deafen: () => open.forEach((socket) => socket.removeAllListeners('message')),
-    close,
+    hear(taker) {
+      take = taker;
+      for (const [bytes, from] of waiting.splice(0)) taker(bytes, from);
+    },
+    deafen() {
+      take = () => {};
+      waiting.length = 0;
+    },
+    async close() {
+      endWatch();
+      take = () => {};
+      await reopening;
+      await Promise.all(ports.map(shut));
+    },
   };
 }
 
-/**
- * Ours must share the port with one another, and so share it with any server that is as generous (dnsmasq is). That can be right: libvirt's
- * serves its own bridge. So it is a warning, found by asking for the port alone once.
- */
-async function warnOfOthers(log: Logger): Promise<void> {
+/** A socket is bound to the card, not to its name: when another card has taken the name, it must be opened again. */
+async function reopen(link: string, ports: readonly CardPort[], attach: (port: CardPort) => void, log: Log): Promise<void> {
   try {
-    (await bind('0.0.0.0', false)).close();
+    if (!hasDeviceSockets()) throw new Error('Node alone cannot bind a socket to a card');
+    for (const one of ports.filter((port) => port.link === link)) {
+      const fresh = await openOnDevice(link, one.port);
+      await shut(one);
+      one.sockets = [fresh];
+      attach(one);
+      growBuffers(fresh);
+    }
+    log.warn({ link }, 'dhcp: the card was deleted and made anew, its sockets are open again');
   } catch (error) {
-    if (!(error instanceof AppError) || !error.message.includes('EADDRINUSE')) throw error;
-    log.warn({ hint: error.hint }, 'dhcp: another server listens on port 67 of this machine');
+    log.error({ link, hint: `restart rackseed; with sockets from systemd: systemctl stop rackseed 'rackseed-*@${link}.socket' && systemctl start rackseed`, err: error }, 'dhcp: the card was deleted and made anew, nothing is heard on it until a restart');
   }
 }
 
-async function bind(address: Ip4, shared: boolean): Promise<Socket> {
-  const socket = createSocket({ type: 'udp4', reuseAddr: shared });
-  try {
-    socket.bind(PORT, address);
-    await once(socket, 'listening');
-    return socket;
-  } catch (error) {
-    socket.close();
-    const { code = 'unknown' } = error as NodeJS.ErrnoException;
-    throw new AppError('PORT_UNAVAILABLE', `dhcp: cannot listen on ${address}:${PORT} (${code})`, HINTS[code] ?? 'the log has the cause', error);
-  }
+function warnOfSmallBuffers(ports: readonly CardPort[], log: Log): void {
+  const bytes = Math.min(BUFFER_BYTES, ...ports.flatMap(({ sockets }) => sockets.map(growBuffers)));
+  if (bytes === BUFFER_BYTES) return;
+  log.warn({ bytes, wanted: BUFFER_BYTES, hint: `sysctl -w net.core.rmem_max=${BUFFER_BYTES}` }, 'dhcp: the receive buffer is small, machines that start all at once may have to ask twice');
+}
+
+/** Logs what goes wrong on a card: the first time, and then once a minute at most. */
+function createComplaints(log: Log): (link: string, message: string, error: unknown) => void {
+  const last = new Map<string, number>();
+  return (link, message, error) => {
+    const now = performance.now();
+    if (now - (last.get(link) ?? -COMPLAIN_MS) < COMPLAIN_MS) return;
+    last.set(link, now);
+    log.warn({ link, err: error }, message);
+  };
+}
+
+async function shut(port: CardPort): Promise<void> {
+  const { sockets } = port;
+  port.sockets = [];
+  await Promise.all(sockets.map(({ socket }) => closed(socket)));
 }

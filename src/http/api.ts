@@ -7,9 +7,12 @@ import type { Boot } from '../boot/timeline.ts';
 import { AppError } from '../errors.ts';
 import { nearest } from '../config/faults.ts';
 import type { Swap } from '../config/generations.ts';
+import type { Discovered } from '../discovered.ts';
 import type { ArtifactStore } from '../store/artifacts.ts';
 import type { BootStore } from '../store/boots.ts';
 import type { NodeStore } from '../store/nodes.ts';
+import { dhcpRoutes, type DhcpAdmin } from './dhcp.ts';
+import { leaseRoutes, type LeaseAdmin } from './leases.ts';
 
 /** One thing that keeps the daemon from being as good as it should be. */
 export interface Reason {
@@ -26,6 +29,9 @@ export interface ApiParts {
   readonly nodes: NodeStore;
   readonly boots: BootStore;
   readonly artifacts: ArtifactStore;
+  readonly leases: LeaseAdmin;
+  readonly dhcp: DhcpAdmin;
+  readonly discovered: Discovered;
 }
 
 export async function apiRoutes(app: FastifyInstance, parts: ApiParts): Promise<void> {
@@ -85,6 +91,14 @@ export async function apiRoutes(app: FastifyInstance, parts: ApiParts): Promise<
     return { ...shown(boot), bootSetContent: boot.bootSet ? await boots.bootSet(boot.bootSet) : undefined };
   });
 
+  app.get('/api/discovered', async () => {
+    const { nodeByMac } = parts.generation();
+    // Whom a profile names since is none any more.
+    return { machines: parts.discovered.list().filter(({ mac }) => nodeByMac[mac] === undefined) };
+  });
+
+  leaseRoutes(app, parts.leases);
+  dhcpRoutes(app, parts.dhcp);
   app.get('/api/artifacts', async () => ({ artifacts: await artifacts.list() }));
   app.get('/api/generation', async () => {
     const generation = parts.generation();

@@ -3,7 +3,7 @@ import type { Ip4 } from '../addr.ts';
 import { renderScript } from '../boot/ipxe.ts';
 import { TFTP_AUTOEXEC, TFTP_SCRIPT } from '../boot/urls.ts';
 import type { Answer, Booter } from '../booter.ts';
-import type { Loaders } from './loaders.ts';
+import type { Loaders } from '../loaders.ts';
 
 export interface TftpFile {
   readonly bytes: Uint8Array;

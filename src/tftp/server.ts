@@ -1,9 +1,10 @@
 // The TFTP server: one listening socket per address; each read request asks the Booter and gets a transfer of its own.
 import { createSocket, type RemoteInfo, type Socket } from 'node:dgram';
-import type { Ip4 } from '../addr.ts';
+import { ip4ToNumber, type Ip4 } from '../addr.ts';
 import type { Answer, Booter } from '../booter.ts';
 import { AppError } from '../errors.ts';
 import type { Log } from '../log.ts';
+import { inheritedSocket } from '../net/inherited.ts';
 import { fileName, type TftpFile, type TftpFiles } from './files.ts';
 import { decodeTftp, encodeTftp, TFTP_ERROR, TftpDecodeError, type TftpRequest } from './packet.ts';
 import { ETHERNET_BLOCK } from './transfer.ts';
@@ -12,6 +13,8 @@ import { runTransfer, type RunningTransfer, type TransferResult } from './transf
 export interface TftpServerParts {
   /** Our own addresses on the boot LANs; never 0.0.0.0, an answer must come from the address that was asked. */
   readonly listen: readonly Ip4[];
+  /** Cards whose socket systemd may have opened (`tftp-<name>`): it stands in for their addresses of `listen`. */
+  readonly links?: readonly { readonly name: string; readonly serverIps: readonly Ip4[] }[];
   readonly files: TftpFiles;
   readonly booter: Booter;
   readonly log: Log;
@@ -49,7 +52,9 @@ export interface TftpCounters {
 }
 
 export interface TftpServer {
-  /** Binds every address. PORT_UNAVAILABLE as AppError when one cannot be had; then none is. */
+  /** Binds every address, which may need root. PORT_UNAVAILABLE as AppError when one cannot be had; then none is. */
+  bind(): Promise<void>;
+  /** Serves, after bind() when that has not been done. What comes before is lost, and asked again. */
   start(): Promise<void>;
   /** Ends running transfers with an ERROR 0 and closes the sockets. */
   stop(): Promise<void>;
@@ -60,6 +65,12 @@ export const MOST_TRANSFERS = 1024;
 export const MOST_TRANSFERS_PER_IP = 64;
 /** A peer that asks anew on the same port after this long without an ACK has begun again: a reset machine, or its last ACK was lost. */
 const BEGAN_AGAIN_MS = 1_000;
+
+interface Listener {
+  readonly socket: Socket;
+  /** Our own address that this peer asked. */
+  readonly localFor: (peer: Ip4) => Ip4;
+}
 
 interface Entry {
   /** The request as it came, to tell a duplicate from another request. */
@@ -81,7 +92,8 @@ class Refusal {
 export function createTftpServer(parts: TftpServerParts): TftpServer {
   const { log, now } = parts;
   const port = parts.port ?? 69;
-  const sockets: Socket[] = [];
+  const listeners: Listener[] = [];
+  let bound = false;
   const entries = new Map<string, Entry>();
   const perIp = new Map<Ip4, number>();
   const counts = { requests: 0, complete: 0, aborted: 0, failed: 0, refused: 0, busy: 0, stopped: 0, duplicates: 0, malformed: 0, wrongTid: 0, faults: 0, resent: 0, bytes: 0 };
@@ -144,7 +156,7 @@ export function createTftpServer(parts: TftpServerParts): TftpServer {
     };
     openFile(request, peer.address, local).then(
       (opened) => {
-        if (opened instanceof Refusal || !sockets.includes(socket)) {
+        if (opened instanceof Refusal || !listeners.some((one) => one.socket === socket)) {
           release();
           if (!(opened instanceof Refusal)) return void counts.stopped++;
           counts.refused++;
@@ -198,18 +210,35 @@ export function createTftpServer(parts: TftpServerParts): TftpServer {
   }
 
   return {
-    async start() {
+    async bind() {
+      bound = true;
+      const inherited = new Set<Ip4>();
       try {
-        for (const local of parts.listen) sockets.push(await listenOn(local, port, onDatagram));
+        for (const { name, serverIps } of parts.links ?? []) {
+          const found = port === 69 && serverIps.length > 0 ? inheritedSocket(`tftp-${name}`) : undefined;
+          if (!found) continue;
+          serverIps.forEach((local) => inherited.add(local));
+          listeners.push({ socket: found.socket, localFor: (peer) => nearest(serverIps, peer) });
+        }
+        for (const local of parts.listen) {
+          if (!inherited.has(local)) listeners.push({ socket: await listenOn(local, port), localFor: () => local });
+        }
       } catch (error) {
         await this.stop();
         throw error;
       }
+      // An ICMP error for a refusal that nobody awaits any more must not end the daemon.
+      for (const { socket } of listeners) socket.on('error', () => {});
+    },
+    async start() {
+      if (!bound) await this.bind();
+      for (const { socket, localFor } of listeners) socket.on('message', (datagram, peer) => onDatagram(socket, localFor(peer.address), datagram, peer));
     },
     async stop() {
-      const open = sockets.splice(0);
+      bound = false;
+      const open = listeners.splice(0);
       for (const entry of [...entries.values()]) entry.run?.stop('the server is stopping');
-      await Promise.all(open.map((socket) => new Promise<void>((resolve) => socket.close(resolve))));
+      await Promise.all(open.map(({ socket }) => new Promise<void>((resolve) => socket.close(resolve))));
     },
     counters: () => ({ ...counts, active: entries.size }),
   };
@@ -224,7 +253,16 @@ function refusalOf(request: TftpRequest): Refusal | undefined {
   return new Refusal(TFTP_ERROR.illegalOperation, 'only mode octet (binary) is served');
 }
 
-async function listenOn(local: Ip4, port: number, onDatagram: (socket: Socket, local: Ip4, datagram: Buffer, peer: RemoteInfo) => void): Promise<Socket> {
+/**
+ * A socket that is bound to a card does not tell which address of it was asked. A card has one, nearly always; of several it is the one in the
+ * peer's subnet, which shares the most leading bits with it.
+ */
+function nearest(ours: readonly Ip4[], peer: Ip4): Ip4 {
+  const distance = (ip: Ip4) => (ip4ToNumber(ip) ^ ip4ToNumber(peer)) >>> 0;
+  return ours.reduce((best, ip) => (distance(ip) < distance(best) ? ip : best));
+}
+
+async function listenOn(local: Ip4, port: number): Promise<Socket> {
   // A rack that powers on sends its requests within milliseconds: the default buffer holds a hundred or two.
   const socket = createSocket({ type: 'udp4', recvBufferSize: 4 << 20 });
   try {
@@ -243,8 +281,5 @@ async function listenOn(local: Ip4, port: number, onDatagram: (socket: Socket, l
     throw new AppError('PORT_UNAVAILABLE', `TFTP cannot listen on ${local}:${port} (${code})`, hint, error);
   }
   socket.removeAllListeners('error');
-  // An ICMP error for a refusal that nobody awaits any more must not end the daemon.
-  socket.on('error', () => {});
-  socket.on('message', (datagram, peer) => onDatagram(socket, local, datagram, peer));
   return socket;
 }

@@ -1,8 +1,8 @@
 // The loader programs that we hand out, read into memory once at start: a request never waits for a disk.
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { digestOfBytes, type Digest } from '../digest.ts';
-import { AppError, lineOf } from '../errors.ts';
+import { digestOfBytes, type Digest } from './digest.ts';
+import { AppError, lineOf } from './errors.ts';
 
 export interface Loaders {
   /** Those that were found, in the order of LOADERS. */

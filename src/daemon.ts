@@ -21,6 +21,7 @@ import { createDiscovered } from './discovered.ts';
 import { formatFault } from './errors.ts';
 import { createImageStore } from './images/manifest.ts';
 import type { Log } from './log.ts';
+import { createMetrics } from './metrics.ts';
 import { SHIPPED } from './shipped.ts';
 import { createRepos } from './postboot/repos.ts';
 import { becomeUser } from './privileges.ts';
@@ -158,8 +159,9 @@ async function assemble(settings: Settings, log: Log, now: () => number, stops: 
     stops,
   );
   if (tftp) await tftp.start();
+  const metrics = createMetrics({ dhcp: running.admin.status, leases: () => running.ledger.size });
   // Last, so that /readyz speaks for all that machines need.
-  const people = () => createHttp('people', log, (app) => apiRoutes(app, { generation: generations.current, reload, reasons, nodes, boots, artifacts, discovered, leases: running.ledger, dhcp: running.admin }));
+  const people = () => createHttp('people', log, (app) => apiRoutes(app, { generation: generations.current, reload, reasons, nodes, boots, artifacts, discovered, leases: running.ledger, dhcp: running.admin, metrics }));
   const onSocket = await people();
   stops.push(() => onSocket.close());
   await listenOnSocket(onSocket, settings.api.socket);

@@ -41,7 +41,8 @@ export function createDiscovered(): Discovered {
       often.delete(mac);
       (before ? often : once).set(mac, { ...before, mac, ...said, firstAt: before?.firstAt ?? at, lastAt: at, count: (before?.count ?? 0) + 1 });
       if (once.size + often.size <= DISCOVERED_KEPT) return;
-      const full = once.size > 0 ? once : often;
+      // Never the one that was just seen.
+      const full = once.size > 1 ? once : often;
       full.delete(full.keys().next().value!);
     },
     list: () => [...once.values(), ...often.values()].sort((a, b) => b.lastAt - a.lastAt),

@@ -57,13 +57,18 @@ interface Shelf {
   readonly returned: Set<number>;
   /** Leases given back. */
   readonly released: Set<number>;
-  /** The others, last renewed last: with one lease time for all, those that end first come first. */
+  /** The others, last renewed last: with one lease time for all, which few clients change, those that end first come first. */
   readonly leased: Set<number>;
   /** By the end of quarantine, which is as long for all. */
   readonly quarantined: Set<number>;
+  /** When all of `leased` was last looked through. */
+  searchedAt: number;
 }
 
-/** What an ended lease may be turned down for before the pool counts as used up: a bound on the work of one DISCOVER. */
+/** Machines may ask for shorter leases, which end out of turn: a pool that seems used up is searched for them so often, in milliseconds. */
+const SEARCH_EVERY_MS = 1000;
+
+/** So many addresses are looked at before the pool counts as used up: a bound on the work of one DISCOVER. */
 const MOST_TURNED_DOWN = 512;
 
 export function createAddressBook(pools: readonly Pool[], leases: Iterable<KnownLease> = []): AddressBook {
@@ -71,7 +76,7 @@ export function createAddressBook(pools: readonly Pool[], leases: Iterable<Known
   const byHolder = new Map<string, number>();
   const holds = new Map<number, Hold>();
   const holdOf = new Map<string, number>();
-  const shelves: Shelf[] = pools.map((pool) => ({ pool, range: 0, next: pool.ranges[0]?.first ?? 0, returned: new Set(), released: new Set(), leased: new Set(), quarantined: new Set() }));
+  const shelves: Shelf[] = pools.map((pool) => ({ pool, range: 0, next: pool.ranges[0]?.first ?? 0, returned: new Set(), released: new Set(), leased: new Set(), quarantined: new Set(), searchedAt: -Infinity }));
   const shelfOf = (n: number) => shelves.find(({ pool }) => inRanges(pool.ranges, n));
 
   /** An address changes its place: where it now belongs is told by its lease alone. */
@@ -91,8 +96,8 @@ export function createAddressBook(pools: readonly Pool[], leases: Iterable<Known
     holds.delete(n);
     holdOf.delete(hold.holder);
     const lease = byIp.get(n);
+    if (!lease || lease.declinedUntil !== undefined) shelve(n);
     // An ended lease that was offered to another has left its place.
-    if (!lease) shelve(n);
     else if (shelfOf(n)?.leased.has(n) === false) shelfOf(n)?.released.add(n);
   }
 
@@ -127,6 +132,21 @@ export function createAddressBook(pools: readonly Pool[], leases: Iterable<Known
     return undefined;
   }
 
+  /** One that was somebody's, or that was turned down before. */
+  function again(shelf: Shelf, now: number, accept: (ip: Ip4) => boolean): Ip4 | undefined {
+    let turnedDown = 0;
+    for (const place of [shelf.returned, shelf.released, shelf.leased]) {
+      for (const n of place) {
+        if (place === shelf.leased && byIp.get(n)!.expiresAt > now) break;
+        if (holds.has(n)) continue;
+        const ip = ip4FromNumber(n);
+        if (accept(ip)) return ip;
+        if (++turnedDown >= MOST_TURNED_DOWN) return undefined;
+      }
+    }
+    return undefined;
+  }
+
   const book: AddressBook = {
     leaseAt: (ip) => byIp.get(ip4ToNumber(ip)),
     leaseOf(holder) {
@@ -148,18 +168,15 @@ export function createAddressBook(pools: readonly Pool[], leases: Iterable<Known
         shelf.returned.add(n);
         if (accept(ip)) return ip;
       }
-      let turnedDown = 0;
-      for (const place of [shelf.returned, shelf.released, shelf.leased]) {
-        for (const n of place) {
-          const lease = byIp.get(n);
-          if (place === shelf.leased && lease!.expiresAt > now) break;
-          if (holds.has(n)) continue;
-          const ip = ip4FromNumber(n);
-          if (accept(ip)) return ip;
-          if (++turnedDown >= MOST_TURNED_DOWN) return undefined;
-        }
+      const free = again(shelf, now, accept);
+      if (free || now - shelf.searchedAt < SEARCH_EVERY_MS) return free;
+      shelf.searchedAt = now;
+      for (const n of shelf.leased) {
+        if (byIp.get(n)!.expiresAt > now) continue;
+        shelf.leased.delete(n);
+        shelf.released.add(n);
       }
-      return undefined;
+      return again(shelf, now, accept);
     },
     takeBackOffer(pool, now, from) {
       for (const [n, hold] of holds) {

@@ -102,8 +102,8 @@ export function destination(request: Packet, reply: Packet, from: Ingress): Dest
   // RFC 2131 section 4.3.5: directly, also when its question came through a relay.
   if (messageOf(request.options) === 'inform') return { address: request.ciaddr, port: 68 };
   if (request.giaddr !== NO_IP) return { address: request.giaddr, port: 67 };
-  const nak = reply.options.get(OPT.messageType)?.[0] === 6;
-  if (request.ciaddr !== NO_IP && !nak) return { address: request.ciaddr, port: 68 };
+  // Only where we say that it is, too: else anybody could have us send packets anywhere, by a DISCOVER with an address in it.
+  if (request.ciaddr !== NO_IP && request.ciaddr === reply.yiaddr) return { address: request.ciaddr, port: 68 };
   return { address: '255.255.255.255', port: 68 };
 }
 

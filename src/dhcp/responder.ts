@@ -93,12 +93,13 @@ interface Wanted extends Exchange {
 export function createResponder(parts: ResponderParts): Responder {
   const { subnets, booter, ledger, log, now, watch } = parts;
   const counters: Counters = { received: 0, malformed: 0, ignored: 0, foreign: 0, silent: 0, refused: 0, offers: 0, acks: 0, naks: 0, proxied: 0, informs: 0, releases: 0, declines: 0, unsent: 0, failed: 0 };
+  const warnedAt = new Map<string, number>();
   const ourIps = new Set(subnets.map((subnet) => subnet.serverIp));
 
   async function answer(packet: Packet, from: Ingress): Promise<void> {
     const mac = macOf(packet);
     const type = messageOf(packet.options);
-    if (packet.op !== 1 || mac === undefined || type === undefined || mac === NO_MAC || watch?.isOwn(packet)) return void counters.ignored++;
+    if (packet.op !== 1 || mac === undefined || type === undefined || !isCard(mac) || watch?.isOwn(packet)) return void counters.ignored++;
     // Who asks port 4011 has its address: it sends from there.
     const known = from.port === 4011 ? from.from : (parts.nodeOf(mac)?.ip ?? ipOf(packet.options, OPT.requestedIp));
     const subnet = subnetFor(subnets, packet, from, known);
@@ -286,13 +287,13 @@ export function createResponder(parts: ResponderParts): Responder {
   }
 
   /** A machine that we want to serve and cannot: no packet, and the log says why. */
-  function refuse({ mac, candidate }: Wanted, why: string): void {
+  function refuse(wanted: Wanted, why: string): void {
     counters.refused++;
-    log.warn({ mac, node: candidate.node?.name, why }, 'dhcp: refused');
+    warn(wanted, 'dhcp: refused', why);
   }
 
   async function nak(wanted: Wanted, why: string): Promise<void> {
-    log.warn({ mac: wanted.mac, node: wanted.candidate.node?.name, why }, 'dhcp: nak');
+    warn(wanted, 'dhcp: nak', why);
     if (await send(wanted, renderNak(wanted.packet, wanted.subnet, why))) counters.naks++;
   }
 
@@ -316,6 +317,14 @@ export function createResponder(parts: ResponderParts): Responder {
   /** Written behind the answer: the store keeps the order, and a machine must not wait for its record. */
   function record({ bootId }: Wanted, stage: 'discover' | 'offer' | 'lease', said: string | BootRequest): void {
     if (bootId) void booter.seen(bootId, stage, { message: typeof said === 'string' ? said : describe(said) });
+  }
+
+  /** Of strangers one line a minute of each kind: made-up addresses must not fill the log. */
+  function warn({ mac, candidate: { node } }: Wanted, what: string, why: string): void {
+    const at = now();
+    const first = node !== undefined || at - (warnedAt.get(what) ?? -Infinity) >= WARN_EVERY_MS;
+    if (first && !node) warnedAt.set(what, at);
+    log[first ? 'warn' : 'debug']({ mac, node: node?.name, why }, what);
   }
 
   /** Nodes are what people look for in a log; of strangers there may be thousands. */
@@ -344,7 +353,12 @@ export function createResponder(parts: ResponderParts): Responder {
   };
 }
 
-const NO_MAC: Mac = '00:00:00:00:00:00';
+const WARN_EVERY_MS = 60_000;
+
+/** Neither nobody nor a group: no card has such an address (IEEE 802). */
+function isCard(mac: Mac): boolean {
+  return mac !== '00:00:00:00:00:00' && (Number.parseInt(mac.charAt(1), 16) & 1) === 0;
+}
 
 /** What a DISCOVER said of its machine, for people. */
 function describe({ asker, arch, firmware, features }: BootRequest): string {

@@ -8,6 +8,7 @@ import { AppError } from '../errors.ts';
 import { nearest } from '../config/faults.ts';
 import type { Swap } from '../config/generations.ts';
 import type { Discovered } from '../discovered.ts';
+import type { Metrics } from '../metrics.ts';
 import type { ArtifactStore } from '../store/artifacts.ts';
 import type { BootStore } from '../store/boots.ts';
 import type { NodeStore } from '../store/nodes.ts';
@@ -32,6 +33,7 @@ export interface ApiParts {
   readonly leases: LeaseAdmin;
   readonly dhcp: DhcpAdmin;
   readonly discovered: Discovered;
+  readonly metrics: Metrics;
 }
 
 export async function apiRoutes(app: FastifyInstance, parts: ApiParts): Promise<void> {
@@ -58,6 +60,7 @@ export async function apiRoutes(app: FastifyInstance, parts: ApiParts): Promise<
     };
   };
 
+  app.get('/metrics', async (_request, reply) => reply.type(parts.metrics.contentType).send(await parts.metrics.render()));
   app.get('/livez', async () => ({ live: true }));
   app.get('/readyz', async (_request, reply) => {
     const reasons = parts.reasons();

@@ -5,14 +5,14 @@ import { once } from 'node:events';
 import { request as httpRequest } from 'node:http';
 import { parseMac, type Ip4, type Mac } from '../../src/addr.ts';
 import { ipOf, ips, message, messageOf, OPT, subOptions, text, textOf, uint16s, uint8, userClasses, type MessageName, type Options } from '../../src/dhcp/options.ts';
-import { decode, encode, NO_IP, type Packet } from '../../src/dhcp/packet.ts';
+import { decode, encode, macOf, NO_IP, type Packet } from '../../src/dhcp/packet.ts';
 import { decodeTftp, encodeTftp } from '../../src/tftp/packet.ts';
 
 /** Where the daemon listens and where the relay of all simulated machines is. */
 export const SERVER_IP: Ip4 = '127.0.0.1';
 const RELAY_IP: Ip4 = '127.0.0.2';
 
-export type Kind = 'rom' | 'ipxe' | 'ipxe-without-http' | 'initrd' | 'os';
+export type Kind = 'rom' | 'uefi' | 'uefi-http' | 'ipxe' | 'ipxe-uefi' | 'ipxe-without-http' | 'initrd' | 'os';
 
 export interface Answered {
   readonly status: number;
@@ -31,8 +31,17 @@ export async function createRelay(): Promise<{ exchange(packet: Packet, timeoutM
     const reply = decode(bytes);
     waiting.get(reply.xid)?.(reply);
   });
+  /** When each machine's budget of packets is whole again: the server takes 10 at once and 5 a second, and real firmware sends far fewer. */
+  const wholeAt = new Map<string, number>();
+  const pace = async (mac: string): Promise<void> => {
+    const whole = Math.max(wholeAt.get(mac) ?? 0, Date.now()) + 210;
+    wholeAt.set(mac, whole);
+    const early = whole - 9 * 210 - Date.now();
+    if (early > 0) await new Promise((resolve) => setTimeout(resolve, early));
+  };
   return {
-    exchange(packet, timeoutMs = 2_000) {
+    async exchange(packet, timeoutMs = 2_000) {
+      await pace(macOf(packet) ?? '');
       const bytes = encode({ ...packet, giaddr: RELAY_IP, hops: 1 });
       if (!(bytes instanceof Uint8Array)) throw new Error(bytes.why);
       return new Promise((resolve) => {
@@ -79,6 +88,14 @@ export function createMachine(relay: Relay, mac: Mac, httpPort: number) {
       if (reply && messageOf(reply.options) === 'ack') ip = reply.yiaddr;
       return reply;
     },
+    /** Takes the address that another server has for it, which we hear of by its REQUEST to that server. */
+    async takeElsewhere(kind: Kind, address: Ip4, server: Ip4): Promise<void> {
+      // No answer is the right one.
+      await relay.exchange(packet('request', kind, [[OPT.requestedIp, ips(address)], [OPT.serverId, ips(server)]]), 300);
+      ip = address;
+    },
+    /** Its question to port 4011, which firmware sends once it has an address. */
+    bootServer: (kind: Kind) => exchangeFrom(self.ip, { ...packet('request', kind, []), ciaddr: self.ip }),
     /** DISCOVER, OFFER, REQUEST, ACK; answers the ACK. */
     async dora(kind: Kind): Promise<Packet> {
       const offer = await self.discover(kind);
@@ -114,13 +131,20 @@ export function bootFileOf(reply: Packet): string {
 }
 
 function identity(kind: Kind): [number, Uint8Array][] {
-  const pxe: [number, Uint8Array][] = [
-    [OPT.vendorClass, text('PXEClient:Arch:00000:UNDI:002001')],
-    [OPT.clientArch, uint16s(0)],
+  const boots = (by: string, type: number): [number, Uint8Array][] => [
+    [OPT.vendorClass, text(`${by}:Arch:${String(type).padStart(5, '0')}:UNDI:003016`)],
+    [OPT.clientArch, uint16s(type)],
   ];
+  const pxe = boots('PXEClient', 0);
   switch (kind) {
     case 'rom':
       return pxe;
+    case 'uefi':
+      return boots('PXEClient', 7);
+    case 'uefi-http':
+      return boots('HTTPClient', 16);
+    case 'ipxe-uefi':
+      return [...boots('PXEClient', 7), [OPT.userClass, userClasses('iPXE')], [OPT.ipxe, subOptions([[19, uint8(1)], [36, uint8(1)]])]];
     case 'ipxe':
       return [...pxe, [OPT.userClass, userClasses('iPXE')], [OPT.ipxe, subOptions([[19, uint8(1)], [24, uint8(1)]])]];
     case 'ipxe-without-http':
@@ -129,6 +153,23 @@ function identity(kind: Kind): [number, Uint8Array][] {
       return [[OPT.vendorClass, text('rackseed-initrd')]];
     case 'os':
       return [];
+  }
+}
+
+/** To port 4011 from the machine's own address, where the answer comes back to; undefined when there is none. */
+async function exchangeFrom(address: Ip4, question: Packet, timeoutMs = 2_000): Promise<Packet | undefined> {
+  const socket = createSocket('udp4');
+  socket.bind(0, address);
+  await once(socket, 'listening');
+  try {
+    const bytes = encode(question);
+    if (!(bytes instanceof Uint8Array)) throw new Error(bytes.why);
+    socket.send(bytes, 4011, SERVER_IP);
+    const signal = AbortSignal.timeout(timeoutMs);
+    const [answer] = (await once(socket, 'message', { signal }).catch(() => [])) as [Buffer?];
+    return answer && decode(answer);
+  } finally {
+    socket.close();
   }
 }
 

@@ -17,7 +17,7 @@ import { sha256Hex } from '../../src/digest.ts';
 import { createNamespace, type Namespace } from '../../src/lab/network.ts';
 import { createLog } from '../../src/log.ts';
 import { bootFiles } from '../../src/tftp/files.ts';
-import { loadLoaders, type Loaders } from '../../src/tftp/loaders.ts';
+import { loadLoaders, type Loaders } from '../../src/loaders.ts';
 import { decodeTftp, encodeTftp, type TftpPacket } from '../../src/tftp/packet.ts';
 import { createTftpServer, MOST_TRANSFERS_PER_IP, type TftpServer } from '../../src/tftp/server.ts';
 

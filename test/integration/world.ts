@@ -55,6 +55,8 @@ export interface WorldOptions {
   readonly apiPort?: number;
   /** null: no dynamic addresses. */
   readonly pool?: null;
+  /** Default full. */
+  readonly mode?: 'proxy' | 'full';
 }
 
 /** Needs to be root in a network namespace of its own: it binds the real ports on loopback. */
@@ -69,9 +71,10 @@ export async function startWorld(options: WorldOptions = {}): Promise<World> {
     join(dir, 'rackseed.yaml'),
     `stateDir: ./state
 profiles: ./boot-profiles
-dhcp: { mode: full, subnets: [{ subnet: 127.0.0.0/8, serverIp: ${SERVER_IP}${options.pool === null ? '' : ', pool: 127.0.1.1-127.0.1.100'} }] }
+dhcp: { mode: ${options.mode ?? 'full'}, onConflict: ignore, subnets: [{ subnet: 127.0.0.0/8, serverIp: ${SERVER_IP}, conflictCheck: off${options.pool === null ? '' : ', pool: 127.0.1.1-127.0.1.100'} }] }
 http: { port: ${HTTP_PORT} }
 api: { port: ${options.apiPort ?? 0} }
+user: null
 repos: ${JSON.stringify(options.repos ?? {})}
 `,
   );

@@ -1,6 +1,6 @@
 // The policy, as a table: who asks in which situation, and what is decided.
 import { describe, expect, it } from 'vitest';
-import { decide, FAILURES_BEFORE_HOLD, HOLD_S, type BootDecision, type View } from '../../src/boot/decide.ts';
+import { decide, FAILURES_BEFORE_HOLD, HOLD_S, STRANGER_RETRY_S, type BootDecision, type View } from '../../src/boot/decide.ts';
 import type { BootRequest } from '../../src/boot/request.ts';
 import { bootSet, bootSetDigest, bootWith, generationOf, nodeNamed, NOW } from './boot-world.ts';
 
@@ -17,13 +17,20 @@ const failing: View = { node: n1, failedInRow: FAILURES_BEFORE_HOLD, lastFailedA
 
 const rows: readonly [sentence: string, view: View, request: BootRequest, decided: Partial<BootDecision>][] = [
   ['an unknown machine gets silence', { failedInRow: 0 }, rom, { kind: 'silent' }],
+  ['where strangers are served, its ROM gets a loader', { failedInRow: 0 }, { ...rom, serve: 'discovered' }, { kind: 'loader', file: 'undionly.kpxe', via: 'tftp' }],
+  ['its iPXE gets as far as a screen that says what to do', { failedInRow: 0 }, { ...ipxe, serve: 'discovered', mac: '52:54:00:00:00:09' }, { kind: 'hold', why: 'no profile names this machine: add 52:54:00:00:00:09 under nodes in boot-profiles/', retryAfterS: STRANGER_RETRY_S }],
+  ['its script is that screen', { failedInRow: 0 }, { via: 'http', wants: 'script', serve: 'any' }, { kind: 'hold', why: 'no profile names this machine' }],
+  ['a running stranger gets silence where machines that boot are served', { failedInRow: 0 }, { via: 'dhcp', asker: 'os', serve: 'discovered' }, { kind: 'silent' }],
+  ['and an address where every client is', { failedInRow: 0 }, { via: 'dhcp', asker: 'os', serve: 'any' }, { kind: 'local', exit: 'exit' }],
+  ['a stranger\'s initrd gets no more than that', { failedInRow: 0 }, { via: 'dhcp', asker: 'initrd', serve: 'any' }, { kind: 'local' }],
   ['a BIOS ROM gets undionly first', known, rom, { kind: 'loader', file: 'undionly.kpxe', via: 'tftp' }],
   ['a UEFI ROM gets snponly first', known, { ...rom, firmware: 'uefi' }, { kind: 'loader', file: 'snponly.efi' }],
   ['a ROM that no loader exists for is held with the reason', known, { ...rom, firmware: 'uefi', arch: 'riscv64' }, { kind: 'hold', why: 'image debian-k0s is for amd64, this machine is riscv64' }],
   ['a BIOS machine is not promised an image for another architecture', { node: armNode, failedInRow: 0 }, rom, { kind: 'hold', why: 'image arm is for arm64, this machine is amd64' }],
   ['a boot goes on with its boot set when its node has left the YAML', { node: nodeNamed('gone', { profile: 'gone' }), failedInRow: 0, openBoot: bootWith(['script'], { bootSet: bootSetDigest }) }, { via: 'http' }, { kind: 'boot', bootSet: bootSetDigest }],
   ['without one it is unknown', { node: nodeNamed('gone', { profile: 'gone' }), failedInRow: 0 }, { via: 'http' }, { kind: 'silent' }],
-  ['HTTP Boot firmware is held until there is a loader for it', known, { ...rom, firmware: 'uefi-http' }, { kind: 'hold', why: 'no loader for amd64 uefi-http yet' }],
+  ['HTTP Boot firmware gets snponly by HTTP', known, { ...rom, firmware: 'uefi-http' }, { kind: 'loader', file: 'snponly.efi', via: 'http' }],
+  ['HTTP Boot firmware whose processor is not known is held', known, { via: 'dhcp', asker: 'rom', firmware: 'uefi-http', message: 'discover' }, { kind: 'hold', why: 'no loader for unknown uefi-http yet' }],
   ['an iPXE that can fetch and start a kernel gets the script at once', known, ipxe, { kind: 'boot', bootSet: bootSetDigest }],
   ['an iPXE without HTTP gets a loader once', known, { ...ipxe, features: ['bzimage'] }, { kind: 'loader', file: 'undionly.kpxe' }],
   ['an iPXE without HTTP that had its loader is held, not looped', { ...known, openBoot: bootWith(['discover', 'offer', 'lease', 'loader']) }, { ...ipxe, features: ['bzimage'] }, { kind: 'hold', why: 'this iPXE cannot fetch by HTTP or start a kernel (it lists bzimage)' }],

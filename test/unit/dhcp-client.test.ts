@@ -49,6 +49,16 @@ describe('identify', () => {
     expect(identify(packetWith([[OPT.vendorClass, pxe]]))).toMatchObject({ arch: 'amd64', firmware: 'uefi' });
   });
 
+  it.each<[string, string, number[], Pick<BootRequest, 'arch' | 'firmware'>]>([
+    ['HTTPClient with an architecture of PXE', 'HTTPClient', [7], { arch: 'amd64', firmware: 'uefi-http' }],
+    ['HTTPClient without any', 'HTTPClient', [], { firmware: 'uefi-http' }],
+    ['HTTPClient with that of BIOS, which has no HTTP Boot', 'HTTPClient', [0], { firmware: 'uefi-http' }],
+    ['PXEClient with an architecture of HTTP Boot', 'PXEClient', [16], { arch: 'amd64', firmware: 'uefi' }],
+  ])('the vendor class says the protocol: %s', (_what, vendorClass, types, expected) => {
+    const { arch, firmware } = identify(packetWith([[OPT.vendorClass, text(vendorClass)], [OPT.clientArch, uint16s(...types)]]));
+    expect({ ...(arch ? { arch } : {}), firmware }).toEqual(expected);
+  });
+
   it('features come from option 175, those that a decision depends on; 0 is off', () => {
     const listed = subOptions([[177, uint8(1)], [19, uint8(1)], [20, uint8(0)], [24, uint8(1)], [33, uint8(1)], [34, uint8(1)], [36, uint8(1)], [39, uint8(1)], [23, uint8(1)]]);
     expect(identify(packetWith([[OPT.userClass, text('iPXE')], [OPT.ipxe, listed]])).features).toEqual(['http', 'bzimage', 'pxe', 'elf', 'efi', 'menu']);
@@ -65,5 +75,17 @@ describe('identify', () => {
 
   it('what was not sent is absent, not undefined', () => {
     expect(identify(packetWith([[OPT.messageType, message('inform')], [OPT.requestedIp, ips('10.77.0.9')]], { htype: 32 }))).toStrictEqual({ via: 'dhcp', asker: 'os' });
+  });
+
+  it.each<[string, Said, string | undefined]>([
+    ['of a ROM is kept', [[OPT.vendorClass, pxe]], 'PXEClient:Arch:00007:UNDI:003016'],
+    ['of an iPXE is kept', [[OPT.vendorClass, pxe], [OPT.userClass, text('iPXE')]], 'PXEClient:Arch:00007:UNDI:003016'],
+    ['of a running system is nobody\'s business', [[OPT.vendorClass, text('udhcp 1.35.0')]], undefined],
+    ['of our initrd stage goes without saying', [[OPT.vendorClass, text('rackseed-initrd')]], undefined],
+    ['that an iPXE leaves out is absent', [[OPT.userClass, text('iPXE')]], undefined],
+    ['cannot move a terminal\'s cursor', [[OPT.vendorClass, text('PXEClient\x1b[2J\x9b1m\u00e9')]], 'PXEClient?[2J?1m?'],
+    ['of 500 bytes is cut', [[OPT.vendorClass, text(`PXEClient${'x'.repeat(491)}`)]], `PXEClient${'x'.repeat(246)}`],
+  ])('the vendor class %s', (_what, said, vendorClass) => {
+    expect(identify(packetWith(said)).vendorClass).toBe(vendorClass);
   });
 });

@@ -4,7 +4,7 @@ import type { BootDecision } from '../../src/boot/decide.ts';
 import type { BootRequest } from '../../src/boot/request.ts';
 import { ipOf, ipsOf, messageOf, OPT, subOptionsOf, text, textOf, uint32Of, uint8 } from '../../src/dhcp/options.ts';
 import { BROADCAST_FLAG, decode, encode, maxBytesFor, type Packet } from '../../src/dhcp/packet.ts';
-import { destination, renderInform, renderLease, renderNak, type ReplyParts } from '../../src/dhcp/reply.ts';
+import { destination, renderInform, renderLease, renderNak, renderProxy, shortenable, type ReplyParts } from '../../src/dhcp/reply.ts';
 import { bootSetDigest, nodeNamed } from './boot-world.ts';
 import { MAC, packetWith, subnet } from './dhcp-world.ts';
 
@@ -130,6 +130,41 @@ describe('other replies', () => {
   });
 });
 
+describe('beside another server\'s lease', () => {
+  const proxy = (decision: BootDecision, request: BootRequest, type: 'offer' | 'ack') => renderProxy(parts(decision, request), type);
+
+  it.each<[string, BootDecision, BootRequest, 'offer' | 'ack', unknown]>([
+    ['a BIOS ROM takes the file from the offer', loader, rom, 'offer', asRom('undionly.kpxe')],
+    ['and from port 4011', loader, rom, 'ack', asRom('undionly.kpxe')],
+    ['a UEFI ROM from port 4011', { ...loader, file: 'snponly.efi' }, uefi, 'ack', asUefi('snponly.efi')],
+    ['an iPXE is told that this is the proxy', boot, ipxe, 'offer', { ...asIpxe(SCRIPT), 60: 'PXEClient' }],
+    ['a hold has the loader that the ROM would get', hold, rom, 'offer', asRom('undionly.kpxe')],
+    ['local: no packet', local, rom, 'offer', 'no packet'],
+    ['silent: no packet', silent, rom, 'offer', 'no packet'],
+    ['firmware without a loader: no packet', hold, { ...rom, arch: 'riscv64', firmware: 'uefi' }, 'offer', 'no packet'],
+  ])('%s', (_what, decision, request, type, expected) => {
+    const reply = proxy(decision, request, type);
+    expect(bootView(reply)).toEqual(expected);
+    if (reply) expect([reply.yiaddr, reply.options.has(OPT.leaseTime), reply.options.has(OPT.subnetMask)]).toEqual(['0.0.0.0', false, false]);
+  });
+
+  it('a UEFI ROM\'s offer names the boot server and no file (TRAPS 1.1)', () => {
+    const reply = proxy({ ...loader, file: 'snponly.efi' }, uefi, 'offer')!;
+    expect([reply.siaddr, reply.file, textOf(reply.options, OPT.vendorClass)]).toEqual(['10.77.0.1', '', 'PXEClient']);
+    expect([OPT.bootFile, OPT.tftpServer, OPT.vendorSpecific].filter((tag) => reply.options.has(tag))).toEqual([]);
+  });
+});
+
+describe('a reply that is too long', () => {
+  it('loses what its client wants least, and never what it boots with', () => {
+    const request = packetWith([[OPT.parameterList, Uint8Array.of(OPT.domain, OPT.dns, OPT.broadcast)]]);
+    const { packet, optional } = shortenable(offer(loader, rom, request)!, request);
+    expect(optional.slice(0, 3)).toEqual([OPT.domain, OPT.dns, OPT.broadcast]);
+    expect([...packet.options.keys()].slice(-optional.length)).toEqual(optional);
+    for (const tag of [OPT.messageType, OPT.leaseTime, OPT.bootFile, OPT.subnetMask, OPT.router]) expect(optional).not.toContain(tag);
+  });
+});
+
 describe('destination (RFC 2131 section 4.1)', () => {
   const nak = (packet: Packet) => renderNak(packet, subnet, 'no');
   const ack = (packet: Packet) => renderLease(parts(local, rom, packet), 'ack', '10.77.0.11')!;
@@ -142,6 +177,15 @@ describe('destination (RFC 2131 section 4.1)', () => {
     ['a machine without an address: broadcast', plain, ack, '255.255.255.255', 68],
     ['and with the broadcast flag', { ...plain, flags: BROADCAST_FLAG }, ack, '255.255.255.255', 68],
   ])('%s', (_what, packet, render, address, port) => {
-    expect(destination(packet, render(packet))).toEqual({ address, port });
+    expect(destination(packet, render(packet), { link: 'lan0', port: 67, from: '0.0.0.0', fromPort: 68 })).toEqual({ address, port });
+  });
+
+  it('port 4011: back to where it came from', () => {
+    expect(destination(plain, ack(plain), { link: 'lan0', port: 4011, from: '10.77.0.55', fromPort: 4011 })).toEqual({ address: '10.77.0.55', port: 4011 });
+  });
+
+  it('an INFORM that came through a relay: to the machine itself (RFC 2131 section 4.3.5)', () => {
+    const inform = packetWith([[OPT.messageType, uint8(8)]], { giaddr: '10.77.0.2', ciaddr: '10.77.0.11' });
+    expect(destination(inform, ack(inform), { link: 'lan0', port: 67, from: '10.77.0.2', fromPort: 67 })).toEqual({ address: '10.77.0.11', port: 68 });
   });
 });

@@ -1,6 +1,6 @@
 // A small world for tests of the DHCP rules: packets of machine 52:54:00:00:00:01, and one subnet.
 import { parseRange, parseSubnet } from '../../src/addr.ts';
-import type { ServedSubnet } from '../../src/dhcp/lease.ts';
+import type { ServedSubnet } from '../../src/dhcp/subnet.ts';
 import { NO_IP, type Packet } from '../../src/dhcp/packet.ts';
 
 export const MAC = '52:54:00:00:00:01';
@@ -28,10 +28,15 @@ export function packetWith(options: Iterable<readonly [number, Uint8Array]>, mor
 
 export const subnet: ServedSubnet = {
   subnet: parseSubnet('10.77.0.0/24')!,
+  mode: 'full',
+  serve: 'known',
   serverIp: '10.77.0.1',
+  link: 'lan0',
   router: '10.77.0.254',
-  pool: parseRange('10.77.0.100-10.77.0.103')!,
+  pools: [{ ranges: [parseRange('10.77.0.100-10.77.0.103')!] }],
   dns: ['10.77.0.53', '10.77.0.54'],
   domain: 'rack.test',
   leaseSeconds: 3600,
+  options: {},
+  conflictCheck: false,
 };

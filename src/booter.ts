@@ -82,12 +82,11 @@ export function createBooter(parts: BooterParts): Booter {
   }
 
   /** The open boot of a machine that shows nothing but its address, such as a Git client. */
-  async function bootAt({ mac, ip }: BootRequest): Promise<Boot | undefined> {
-    return mac === undefined && ip !== undefined ? boots.openAt(ip) : undefined;
+  async function bootAt({ ip }: BootRequest): Promise<Boot | undefined> {
+    return ip === undefined ? undefined : boots.openAt(ip);
   }
 
   async function nodeNameOf(request: BootRequest, generation: Generation): Promise<string | undefined> {
-    if (request.mac) return generation.nodeByMac[request.mac];
     if (!request.ip) return undefined;
     const lease = await leases.at(request.ip);
     const mac = lease && lease.expiresAt > now() ? lease.mac : undefined;
@@ -139,8 +138,9 @@ export function createBooter(parts: BooterParts): Booter {
   return {
     async ask(request) {
       const generation = parts.generation();
-      const named = (await namedBoot(request)) ?? (await bootAt(request));
-      const name = named?.node ?? (await nodeNameOf(request, generation));
+      // A DHCP packet names neither: thousands a second of them wait for nothing here.
+      const named = (request.bootId === undefined ? undefined : await namedBoot(request)) ?? (request.mac === undefined ? await bootAt(request) : undefined);
+      const name = named?.node ?? (request.mac === undefined ? await nodeNameOf(request, generation) : generation.nodeByMac[request.mac]);
       const node = name === undefined ? undefined : (generation.nodes[name] ?? (named?.bootSet ? bareNode(named) : undefined));
       if (!node) return { decision: decideStranger(request, generation) };
 

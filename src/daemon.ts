@@ -117,7 +117,6 @@ async function assemble(settings: Settings, log: Log, now: () => number, stops: 
   const listen = settings.http.listen ?? plan.serverIps;
   const forMachines = await Promise.all(listen.map(async (host) => ({ app: await machines(), host, port: settings.http.port })));
   stops.push(() => Promise.all(forMachines.map(({ app }) => app.close())));
-  await listenOn(forMachines);
 
   const reasons = (): Reason[] => [
     ...running.reasons().map((what) => ({ what, fatal: false })),
@@ -136,7 +135,8 @@ async function assemble(settings: Settings, log: Log, now: () => number, stops: 
     stops.push(() => tftp.stop());
     await tftp.bind();
   }
-  // Nothing that a stranger sends is read as root.
+  // Port 80 may need root, too; nothing that a stranger sends is read as root.
+  await listenOn(forMachines);
   becomeUser(settings.user, { stateDir, log });
   const running = await startDhcp(
     {

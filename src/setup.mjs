@@ -4,7 +4,7 @@ import { spawn } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { buildIfNeeded, installIfNeeded, nodeModulesMissing } from './setup/build.mjs';
+import { buildBench, buildIfNeeded, installIfNeeded, nodeModulesMissing } from './setup/build.mjs';
 import { ensurePackages, packagesFor } from './setup/packages.mjs';
 import { runTests, typeCheck } from './setup/tests.mjs';
 
@@ -13,6 +13,7 @@ const EX_USAGE = 64;
 const USAGE = `usage: node src/setup.mjs WORD [--yes]   (--yes: install missing Debian packages without asking)
   run serve|lab [options]   npm start, npm run lab
   test [vitest options]     npm test
+  bench SUBJECT [options]   npm run bench
   build                     npm run build
   typecheck                 npm run typecheck`;
 const EX_UNAVAILABLE = 69;
@@ -33,24 +34,25 @@ async function main(argv) {
   const [verb, ...rest] = argv.filter((word) => word !== '--yes');
   const command = verb === 'run' ? rest[0] : verb;
   if (command === undefined) return fail(`rackseed: ${USAGE}`, EX_USAGE);
-  if (!['run', 'test', 'build', 'typecheck'].includes(verb)) return fail(`rackseed: unknown word ${verb}: ${USAGE}`, EX_USAGE);
+  if (!['run', 'test', 'bench', 'build', 'typecheck'].includes(verb)) return fail(`rackseed: unknown word ${verb}: ${USAGE}`, EX_USAGE);
   // What only compiles or prints its help needs no VM, so it asks for no VM's packages.
   const wanted = ['build', 'typecheck'].includes(verb) || rest.includes('--help') || rest.includes('-h') ? 'serve' : command;
   await ensurePackages(packagesFor(wanted, nodeModulesMissing(ROOT)), { yes, command: verb === 'run' ? wanted : verb });
   await installIfNeeded(ROOT);
   if (verb === 'typecheck') return typeCheck(ROOT).then(() => 0);
   await buildIfNeeded(ROOT, { always: verb === 'build' });
-  if (verb === 'run') return runProgram(command, rest.slice(1));
+  if (verb === 'run') return runProgram('dist/cli.js', [command, ...rest.slice(1)]);
+  if (verb === 'bench') return runProgram(await buildBench(ROOT), rest, { cwd: ROOT });
   return verb === 'test' ? runTests(ROOT, rest) : 0;
 }
 
 /** Node cannot replace itself by another program, so this stays as the parent: signals go down, the exit code comes up. */
-function runProgram(command, args) {
-  const argv = [process.execPath, join(ROOT, 'dist/cli.js'), command, ...args];
+function runProgram(script, args, { cwd } = {}) {
+  const argv = [process.execPath, join(ROOT, script), ...args];
   // Our own death by SIGKILL must not leave the daemon or a lab behind.
   if (existsSync('/usr/bin/setpriv')) argv.unshift('/usr/bin/setpriv', '--pdeathsig', 'TERM', '--');
   return new Promise((resolve) => {
-    const child = spawn(argv[0], argv.slice(1), { stdio: 'inherit' });
+    const child = spawn(argv[0], argv.slice(1), { stdio: 'inherit', cwd });
     // Also those that the terminal sends to both of us: the second one changes nothing.
     for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.on(signal, () => child.kill(signal));
     child.once('error', (error) => resolve(fail(`rackseed: ${error.message}`, 70)));

@@ -8,26 +8,27 @@ export const STAGES = ['discover', 'offer', 'lease', 'loader', 'script', 'kernel
 /** `step:30-k0s` is a post-boot step; `ready` and `failed` end a boot. */
 export type StageName = (typeof STAGES)[number] | `step:${string}` | 'ready' | 'failed';
 
-/** Chains of firmware that end in our initrd stage. */
-export type Chain = 'bios-ipxe' | 'bios-rom';
+/** Chains of firmware that end in our initrd stage; `-proxy`: another server gives the addresses. */
+export const CHAINS = ['bios-ipxe', 'bios-rom', 'bios-ipxe-proxy', 'uefi-rom', 'uefi-rom-proxy', 'uefi-http', 'uefi-http-proxy'] as const;
+export type Chain = (typeof CHAINS)[number];
 
 /**
  * What each stage is seen by, and in which chains. docs/BOOTING.md prints this table, and a test takes each piece of evidence away in turn.
  * `step:` stands for the steps of the node's profile.
  */
 export const EVIDENCE: readonly { readonly stage: StageName | 'step:'; readonly evidence: string; readonly chains: readonly Chain[] }[] = [
-  { stage: 'discover', evidence: 'a DHCPDISCOVER of the machine arrived', chains: ['bios-ipxe', 'bios-rom'] },
-  { stage: 'offer', evidence: 'our DHCPOFFER was sent', chains: ['bios-ipxe', 'bios-rom'] },
-  { stage: 'lease', evidence: 'the lease is on disk and our DHCPACK was sent', chains: ['bios-ipxe', 'bios-rom'] },
-  { stage: 'loader', evidence: 'the last TFTP block of the loader was acknowledged', chains: ['bios-rom'] },
-  { stage: 'script', evidence: 'the script was sent to the address of the lease', chains: ['bios-ipxe', 'bios-rom'] },
-  { stage: 'kernel', evidence: "the kernel's last byte was sent", chains: ['bios-ipxe', 'bios-rom'] },
-  { stage: 'initrd', evidence: "the last initrd's last byte was sent", chains: ['bios-ipxe', 'bios-rom'] },
-  { stage: 'config', evidence: 'the initrd stage read its config, with its token', chains: ['bios-ipxe', 'bios-rom'] },
-  { stage: 'root', evidence: 'the initrd stage reported its root mounted, with its token', chains: ['bios-ipxe', 'bios-rom'] },
-  { stage: 'userspace', evidence: 'the node agent reported, with its token', chains: ['bios-ipxe', 'bios-rom'] },
-  { stage: 'step:', evidence: 'the node agent reported that step, with its token', chains: ['bios-ipxe', 'bios-rom'] },
-  { stage: 'ready', evidence: 'the node agent reported that all steps are done, with its token', chains: ['bios-ipxe', 'bios-rom'] },
+  { stage: 'discover', evidence: 'a DHCPDISCOVER of the machine arrived', chains: CHAINS },
+  { stage: 'offer', evidence: 'our DHCPOFFER was sent', chains: CHAINS },
+  { stage: 'lease', evidence: 'the lease is on disk and our DHCPACK was sent', chains: ['bios-ipxe', 'bios-rom', 'uefi-rom', 'uefi-http'] },
+  { stage: 'loader', evidence: 'the last TFTP block of the loader was acknowledged, or its last byte sent by HTTP', chains: ['bios-rom', 'uefi-rom', 'uefi-rom-proxy', 'uefi-http', 'uefi-http-proxy'] },
+  { stage: 'script', evidence: 'the script was sent to the address of the boot', chains: CHAINS },
+  { stage: 'kernel', evidence: "the kernel's last byte was sent", chains: CHAINS },
+  { stage: 'initrd', evidence: "the last initrd's last byte was sent", chains: CHAINS },
+  { stage: 'config', evidence: 'the initrd stage read its config, with its token', chains: CHAINS },
+  { stage: 'root', evidence: 'the initrd stage reported its root mounted, with its token', chains: CHAINS },
+  { stage: 'userspace', evidence: 'the node agent reported, with its token', chains: CHAINS },
+  { stage: 'step:', evidence: 'the node agent reported that step, with its token', chains: CHAINS },
+  { stage: 'ready', evidence: 'the node agent reported that all steps are done, with its token', chains: CHAINS },
 ];
 
 /** What a chain shows on its way to ready, in order, when its profile has these post-boot steps. */

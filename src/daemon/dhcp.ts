@@ -166,6 +166,7 @@ async function afterPreflight(subnets: readonly ServedSubnet[], dhcp: DhcpSettin
   if (dhcp.onConflict === 'refuse') throw conflictError(found);
   log.warn({ found }, 'dhcp: another DHCP server answers: proxy mode on its link, as onConflict says');
   const links = new Set(found.map(({ link }) => link));
+  for (const link of links) await lookout.leave(link);
   return subnets.map((subnet) => (subnet.link !== undefined && links.has(subnet.link) ? { ...subnet, mode: 'proxy', pools: [] } : subnet));
 }
 

@@ -36,6 +36,8 @@ export function openState(stateDir: string, log: Log, now: () => number, stops: 
     // The next start finds it damaged, puts it aside and goes on with the newest snapshot.
     onCorrupt: (error) => {
       log.fatal({ err: error }, 'the database is damaged: rackseed stops, and recovers when it is started again');
+      // A supervisor that restarts what failed must see a failure.
+      process.exitCode = error.exit;
       process.kill(process.pid, 'SIGTERM');
     },
   });
@@ -43,7 +45,7 @@ export function openState(stateDir: string, log: Log, now: () => number, stops: 
   const events = createEventStore(database);
   const { recovered } = database;
   if (recovered) {
-    log.error({ ...recovered }, 'the database was damaged: it was put aside, and the newest good snapshot taken');
+    log.error({ ...recovered }, recovered.from ? 'the database was damaged: it was put aside, and the newest good snapshot taken' : 'the database was damaged: it was put aside, and there is no good snapshot: it starts empty');
     void events.add({ at: now(), kind: 'database-recovered', detail: { ...recovered } }).catch((error: unknown) => log.error({ err: error }, 'event not recorded'));
   }
   const taking = startSnapshots(database, {

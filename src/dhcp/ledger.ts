@@ -39,6 +39,11 @@ export interface Ledger {
   release(ip: Ip4, mac: Mac): Promise<void>;
   /** Out of use until then. */
   quarantine(ip: Ip4, until: number): Promise<void>;
+  /**
+   * A machine was seen with an address that is free here. While leases may be missing, from a snapshot, it is taken for its holder, whose lease was lost: it
+   * keeps the address when it renews. Else, and when it holds another one, nobody gets the address before `until`.
+   */
+  inUse(ip: Ip4, mac: Mac, until: number): Promise<void>;
   /** Leases for people, active and ended. */
   list(subnet?: string, page?: LeasePage): Promise<readonly Lease[]>;
   /** Takes leases over from another server; answers what became of each that was not taken. */
@@ -65,6 +70,14 @@ export function createLedger(parts: LedgerParts): Ledger {
     for (const entry of entries.values()) if (subnetContains(entry.subnet.subnet, ip)) return entry;
     return undefined;
   };
+
+  async function quarantine(ip: Ip4, until: number): Promise<void> {
+    const entry = entryAt(ip);
+    if (!entry) return;
+    await leases.decline(ip, entry.name, until);
+    const row = await leases.at(ip);
+    if (row) entry.book.put(row);
+  }
 
   return {
     async load() {
@@ -101,12 +114,15 @@ export function createLedger(parts: LedgerParts): Ledger {
       const lease = book?.leaseAt(ip);
       if (book && lease?.mac === mac) book.put({ ...lease, expiresAt: 0 });
     },
-    async quarantine(ip, until) {
+    quarantine,
+    async inUse(ip, mac, until) {
       const entry = entryAt(ip);
-      if (!entry) return;
-      await leases.decline(ip, entry.name, until);
-      const row = await leases.at(ip);
-      if (row) entry.book.put(row);
+      const cautiousUntil = entry ? (parts.cautiousUntil?.(entry.subnet) ?? 0) : 0;
+      if (entry && cautiousUntil > now() && entry.book.leaseOf(mac) === undefined) {
+        const lease = await leases.take({ ip, mac, subnet: entry.name, expiresAt: cautiousUntil }, now());
+        if (lease) return entry.book.put(lease);
+      }
+      await quarantine(ip, until);
     },
     list: (subnet, page) => leases.list(subnet, page),
     async import(rows, dryRun) {

@@ -57,6 +57,8 @@ export interface LinkWatchStatus {
 export interface Lookout {
   /** Looks on all links at once, for 4.5 s; call it once, before anything is served. */
   preflight(): Promise<readonly Foreign[]>;
+  /** A link that is not served in full mode after all. */
+  leave(link: string): Promise<void>;
   /** Looks again every 5 minutes from now on. */
   start(): void;
   permits(link: string): Permits & { readonly why?: string };
@@ -97,6 +99,8 @@ interface Probe {
 const DISCOVERS_AT_MS = [0, 1_500, 3_000] as const;
 const PREFLIGHT_MS = 4_500;
 const TICK_MS = 1_000;
+/** Transaction ids of probes that have ended. */
+const SPENT_KEPT = 64;
 /** A machine of the link answers ARP in 12 ms. */
 const ARP_LOOKS_MS = [15, 35, 50, 100] as const;
 const BROADCAST: Ip4 = '255.255.255.255';
@@ -108,6 +112,7 @@ export async function openLookout({ links, ours, welcome, onEvent, log, now }: L
   const watched = new Map<string, Watched>();
   /** By transaction id, while it listens. */
   const probes = new Map<number, Probe>();
+  const spent = new Set<number>();
   let ticking: NodeJS.Timeout | undefined;
   const closing = new AbortController();
 
@@ -130,6 +135,9 @@ export async function openLookout({ links, ours, welcome, onEvent, log, now }: L
     // Late ones still get their MAC, but they are not waited for.
     await Promise.all(probe.found.values());
     probes.delete(xid);
+    // Our own questions may wait in our own socket longer than we listen for answers.
+    spent.add(xid);
+    if (spent.size > SPENT_KEPT) spent.delete(spent.values().next().value!);
     return sent > 0;
   }
 
@@ -219,6 +227,11 @@ export async function openLookout({ links, ours, welcome, onEvent, log, now }: L
       );
       return found;
     },
+    async leave(link) {
+      const one = watched.get(link);
+      watched.delete(link);
+      await one?.socket.close();
+    },
     start() {
       ticking ??= setInterval(() => {
         for (const one of watched.values()) advance(one, { kind: 'tick', at: now() });
@@ -232,7 +245,7 @@ export async function openLookout({ links, ours, welcome, onEvent, log, now }: L
       advance(one, { kind: 'overheard', server, at: now() });
     },
     heard: (packet, { from }) => take(packet, from),
-    isOwn: (packet) => probes.has(packet.xid),
+    isOwn: (packet) => probes.has(packet.xid) || spent.has(packet.xid),
     resume(link) {
       const one = link === undefined ? undefined : watched.get(link);
       if (link !== undefined && !one) throw new AppError('REQUEST_INVALID', `no watch is kept on ${link}`, `links that are watched: ${[...watched.keys()].join(', ') || 'none (only those in full mode are)'}`);

@@ -5,7 +5,7 @@ import type { Node } from '../boot/node.ts';
 import type { BootRequest } from '../boot/request.ts';
 import { loaderPath, scriptPath, TFTP_SCRIPT } from '../boot/urls.ts';
 import { fqdnReply, hostNameOf } from './names.ts';
-import { optionBytes, type ExtraOptions } from './option-values.ts';
+import { optionBytes, type ExtraOption } from './option-values.ts';
 import { ips, IPXE_NO_PXEDHCP, message, messageOf, OPT, parameterListOf, PXE_DISCOVERY_CONTROL, subOptions, text, uint32, uint32Of, uint8, type MessageName, type Options } from './options.ts';
 import { BROADCAST_FLAG, NO_IP, type Packet } from './packet.ts';
 import type { ServedSubnet } from './subnet.ts';
@@ -173,32 +173,52 @@ function opening({ subnet }: ReplyParts, type: MessageName): [number, Uint8Array
   return [[OPT.messageType, message(type)], [OPT.serverId, ips(subnet.serverIp)]];
 }
 
-/**
- * What the client asked for (option 55), all of it when it did not say. Mask and router go to everyone: there are ROMs that forget to ask.
- * What an operator set for the node or profile beats the subnet's.
- */
+/** What a subnet tells all of its machines, as bytes: made once, because it is sent with every answer. */
+interface SubnetOptions {
+  readonly all: ReadonlyMap<number, Uint8Array>;
+  /** Mask and router go to everyone: there are ROMs that forget to ask. */
+  readonly always: readonly number[];
+}
+
+const subnetOptions = new WeakMap<ServedSubnet, SubnetOptions>();
+
+function optionsOf(subnet: ServedSubnet): SubnetOptions {
+  const known = subnetOptions.get(subnet);
+  if (known) return known;
+  const { router, dns, domain, options } = subnet;
+  const all = new Map<number, Uint8Array>([[OPT.subnetMask, ips(netmask(subnet.subnet))], [OPT.broadcast, ips(broadcastOf(subnet.subnet))]]);
+  if (router) all.set(OPT.router, ips(router));
+  if (dns.length > 0) all.set(OPT.dns, ips(...dns));
+  if (domain) all.set(OPT.domain, text(domain));
+  for (const tag in options) all.set(Number(tag), extraBytes(Number(tag), options[tag]!, router));
+  const always = [OPT.subnetMask, ...(router ? [OPT.router] : []), ...Object.keys(options).map(Number).filter((tag) => options[tag]!.always)];
+  const made = { all, always };
+  subnetOptions.set(subnet, made);
+  return made;
+}
+
+/** What the client asked for (option 55), all of it when it did not say. What an operator set for the node or profile beats the subnet's. */
 function setNetworkOptions({ answer: { node }, packet, subnet }: ReplyParts, into: Options): void {
   const asked = parameterListOf(packet.options);
-  const wanted = asked && new Set(asked);
-  const set = (tag: number, value: () => Uint8Array, always = false): void => {
-    if (always || !wanted || wanted.has(tag)) into.set(tag, value());
-  };
+  const { all, always } = optionsOf(subnet);
+  for (const tag of always) into.set(tag, all.get(tag)!);
+  for (const tag of asked ?? all.keys()) {
+    const value = all.get(tag);
+    if (value) into.set(tag, value);
+  }
   const name = node?.name ?? hostNameOf(packet.options);
-  set(OPT.subnetMask, () => ips(netmask(subnet.subnet)), true);
-  if (subnet.router) set(OPT.router, () => ips(subnet.router!), true);
-  if (subnet.dns.length > 0) set(OPT.dns, () => ips(...subnet.dns));
-  if (name) set(OPT.hostName, () => text(name));
-  if (subnet.domain) set(OPT.domain, () => text(subnet.domain!));
-  set(OPT.broadcast, () => ips(broadcastOf(subnet.subnet)));
+  if (name && (!asked || asked.includes(OPT.hostName))) into.set(OPT.hostName, text(name));
   const fqdn = packet.options.get(OPT.fqdn);
   const reply = fqdn && name ? fqdnReply(fqdn, subnet.domain ? `${name}.${subnet.domain}` : name) : undefined;
   if (reply) into.set(OPT.fqdn, reply);
-  const extra: ExtraOptions = node?.dhcpOptions ? { ...subnet.options, ...node.dhcpOptions } : subnet.options;
-  for (const tag in extra) {
-    const option = extra[tag]!;
-    const isRoutes = Number(tag) === OPT.classlessRoutes;
-    set(Number(tag), () => (isRoutes ? withDefaultRoute(optionBytes(option), subnet.router) : optionBytes(option)), option.always);
+  for (const [key, option] of Object.entries(node?.dhcpOptions ?? {})) {
+    const tag = Number(key);
+    if (option.always || !asked || asked.includes(tag)) into.set(tag, extraBytes(tag, option, subnet.router));
   }
+}
+
+function extraBytes(tag: number, option: ExtraOption, router: Ip4 | undefined): Uint8Array {
+  return tag === OPT.classlessRoutes ? withDefaultRoute(optionBytes(option), router) : optionBytes(option);
 }
 
 /** A client that takes option 121 must ignore the router option (RFC 3442): the way out has to stand in both. */

@@ -1,5 +1,6 @@
 // The DHCP server's sockets: ports 67 and 4011 of each card, so that an answer leaves by the card where the request came in.
 import type { Log } from '../log.ts';
+import { createBurst, type Burst } from '../net/burst.ts';
 import { watchCards } from '../net/card-watch.ts';
 import { BUFFER_BYTES, growBuffers, hasDeviceSockets, type BoundSocket } from '../net/device-socket.ts';
 import { drain } from '../net/drain.ts';
@@ -17,6 +18,7 @@ interface CardPort {
   readonly port: DhcpPort;
   /** The first one sends; all hear. */
   sockets: readonly BoundSocket[];
+  burst?: Burst | undefined;
 }
 
 const PORTS: readonly DhcpPort[] = [67, 4011];
@@ -35,7 +37,10 @@ export async function openTransport({ links, log }: TransportParts): Promise<Tra
   let take: (bytes: Buffer, from: Ingress) => void = (bytes, from) => {
     if (waiting.length < MOST_WAITING) waiting.push([bytes, from]);
   };
-  const attach = ({ link, port, sockets }: CardPort): void => {
+  const attach = (one: CardPort): void => {
+    const { link, port, sockets } = one;
+    const [first] = sockets;
+    one.burst = first?.fd === undefined ? undefined : createBurst(first.fd);
     const heard = (bytes: Buffer, from: string, fromPort: number) => take(bytes, { link, port, from, fromPort });
     for (const { socket, fd } of sockets) {
       socket.on('message', (bytes, peer) => {
@@ -83,14 +88,19 @@ export async function openTransport({ links, log }: TransportParts): Promise<Tra
           complain(link, 'dhcp: a datagram was not sent', error);
           resolve(false);
         };
-        const socket = senders.get(link)?.get(port)?.sockets[0]?.socket;
-        try {
-          if (!socket) throw new Error('no socket is open there');
-          socket.send(bytes, to.port, to.address, (error) => (error ? failed(error) : resolve(true)));
-        } catch (error) {
-          // dgram throws where the kernel would refuse: port 0, which is what a forged sender has.
-          failed(error);
-        }
+        const sender = senders.get(link)?.get(port);
+        const alone = (): void => {
+          try {
+            const socket = sender?.sockets[0]?.socket;
+            if (!socket) throw new Error('no socket is open there');
+            socket.send(bytes, to.port, to.address, (error) => (error ? failed(error) : resolve(true)));
+          } catch (error) {
+            // dgram throws where the kernel would refuse: port 0, which is what a forged sender has.
+            failed(error);
+          }
+        };
+        // What the kernel refuses in a burst is tried again alone: dgram waits for room, and knows why not.
+        if (!sender?.burst?.send(bytes, to.address, to.port, (sent) => (sent ? resolve(true) : alone()))) alone();
       }),
     hear(taker) {
       take = taker;
@@ -146,5 +156,7 @@ function createComplaints(log: Log): (link: string, message: string, error: unkn
 async function shut(port: CardPort): Promise<void> {
   const { sockets } = port;
   port.sockets = [];
+  port.burst?.flush();
+  port.burst = undefined;
   await Promise.all(sockets.map(({ socket }) => closed(socket)));
 }

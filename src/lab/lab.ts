@@ -1,12 +1,14 @@
 // A lab: a site, its boot LAN, the daemon and the machines, built once, and taken down in reverse whatever happened.
 import { accessSync, constants } from 'node:fs';
 import { execFile } from 'node:child_process';
+import type { Ip4 } from '../addr.ts';
 import type { Firmware } from '../boot/request.ts';
 import type { Boot } from '../boot/timeline.ts';
 import { AppError } from '../errors.ts';
 import { forwardApi, startLabDaemon, type LabDaemon } from './daemon.ts';
 import { createLink, labIp, type Link } from './link.ts';
-import { createSite, type Release, type Site, type SiteNode } from './site.ts';
+import type { Namespace } from './network.ts';
+import { createSite, type Release, type Site, type SiteNode, type SiteOptions } from './site.ts';
 import { labMac, QEMU, qemuLine, startVm, type Accel, type Vm, type VmSpec } from './vm.ts';
 
 /** QEMU 7.2 emulating two processors lets a guest run on stale code now and then while its kernel patches itself (docs/decisions/lab.md). */
@@ -15,7 +17,7 @@ const EMULATED_CPUS = 1;
 /** A tap each on one bridge. */
 export const MAX_NODES = 16;
 
-export interface LabOptions {
+export interface LabOptions extends SiteOptions {
   /** Kept between labs: blobs and images. Absolute. */
   readonly state: string;
   readonly nodes: number;
@@ -23,10 +25,8 @@ export interface LabOptions {
   readonly memoryMiB: number;
   readonly accel: Accel;
   readonly release: Release;
-  /** Bytes so far of a release that is taken over; of a download also how many there will be, when the server tells. */
-  readonly onProgress?: (done: number, total?: number) => void;
-  /** Ends a download. */
-  readonly signal?: AbortSignal;
+  /** The reservation of the n-th machine, counted from 1; default labIp. */
+  readonly ipOf?: (n: number) => Ip4 | undefined;
 }
 
 export interface LabNode extends SiteNode {
@@ -40,8 +40,11 @@ export interface Lab {
   readonly nodes: readonly LabNode[];
   /** On the host: the API, forwarded. */
   readonly apiUrl: string;
-  /** Switches a node's machine on. Calling it while one runs is a second machine with the same address: kill that one first. */
-  powerOn(node: LabNode): Vm;
+  /**
+   * Switches a node's machine on, on the lab's own link or on the taps of another namespace. Calling it while one runs is a second machine with the
+   * same address: kill that one first.
+   */
+  powerOn(node: LabNode, ns?: Namespace): Vm;
   /** The line that starts the node's machine from another terminal. */
   qemuLine(node: LabNode): string;
   /** Newest boot of the node that started at or after `since` (milliseconds since 1970). */
@@ -74,11 +77,12 @@ export async function startLab(options: LabOptions): Promise<Lab> {
   };
   try {
     const nodes = Array.from({ length: options.nodes }, (_, i): LabNode => {
-      const node = { name: `n${i + 1}`, mac: labMac(i + 1), ip: labIp(i + 1) };
+      const ip = (options.ipOf ?? labIp)(i + 1);
+      const node = { name: `n${i + 1}`, mac: labMac(i + 1), ...(ip ? { ip } : {}) };
       return { ...node, vm: { name: node.name, mac: node.mac, tap: `t${i}`, memoryMiB: options.memoryMiB, cpus: options.accel === 'kvm' ? 2 : EMULATED_CPUS, firmware: options.firmware, accel: options.accel } };
     });
     let keep = false;
-    const site = await createSite(options.state, nodes, options.release, options.onProgress, options.signal);
+    const site = await createSite(options.state, nodes, options.release, options);
     undo.push(async () => keep || site.remove());
     const link = await createLink(nodes.length, site.dir);
     undo.push(() => link.close());
@@ -95,8 +99,8 @@ export async function startLab(options: LabOptions): Promise<Lab> {
       daemon,
       nodes,
       apiUrl: forward.url,
-      powerOn(node) {
-        const vm = startVm(link.ns, node.vm, site.dir);
+      powerOn(node, ns = link.ns) {
+        const vm = startVm(ns, node.vm, site.dir);
         vms.add(vm);
         return vm;
       },

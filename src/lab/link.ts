@@ -29,7 +29,11 @@ export function labIp(n: number): Ip4 {
  * network. `dir` takes dnsmasq's lease file. LAB_UNAVAILABLE when the machine does not allow it.
  */
 export async function createLink(machines: number, dir: string): Promise<Link> {
-  const ns = await createNamespace();
+  return layLan(await createNamespace(), { bridge: LAB_BRIDGE, address: `${LAB_SERVER_IP}/24`, machines }, dir);
+}
+
+/** A boot LAN in this namespace, which goes with it: also when it cannot be laid. `address` is the bridge's own, with its prefix. */
+export async function layLan(ns: Namespace, { bridge, address, machines }: { readonly bridge: string; readonly address: string; readonly machines: number }, dir: string): Promise<Link> {
   let advertiser: ReturnType<typeof spawn> | undefined;
   const close = async () => {
     if (advertiser) await stop(advertiser);
@@ -39,17 +43,17 @@ export async function createLink(machines: number, dir: string): Promise<Link> {
   const taps = Array.from({ length: machines }, (_, i) => `t${i}`);
   try {
     // mcast_snooping would hold router advertisements back until a querier speaks, and there is none.
-    await ns.must(['ip', 'link', 'add', LAB_BRIDGE, 'type', 'bridge', 'forward_delay', '0', 'mcast_snooping', '0']);
+    await ns.must(['ip', 'link', 'add', bridge, 'type', 'bridge', 'forward_delay', '0', 'mcast_snooping', '0']);
     // A bridge takes the lowest of its ports' addresses unless it has its own, and its link-local address would change under the ROM's feet.
-    await ns.must(['ip', 'link', 'set', LAB_BRIDGE, 'address', '52:54:00:4c:42:fe']);
-    await ns.must(['ip', 'address', 'add', `${LAB_SERVER_IP}/24`, 'dev', LAB_BRIDGE]);
-    await ns.must(['ip', 'address', 'add', 'fd77::1/64', 'dev', LAB_BRIDGE, 'nodad']);
-    await ns.must(['ip', 'link', 'set', LAB_BRIDGE, 'up']);
+    await ns.must(['ip', 'link', 'set', bridge, 'address', '52:54:00:4c:42:fe']);
+    await ns.must(['ip', 'address', 'add', address, 'dev', bridge]);
+    await ns.must(['ip', 'address', 'add', 'fd77::1/64', 'dev', bridge, 'nodad']);
+    await ns.must(['ip', 'link', 'set', bridge, 'up']);
     for (const tap of taps) {
       await ns.must(['ip', 'tuntap', 'add', 'dev', tap, 'mode', 'tap']);
-      await ns.must(['ip', 'link', 'set', tap, 'master', LAB_BRIDGE, 'up']);
+      await ns.must(['ip', 'link', 'set', tap, 'master', bridge, 'up']);
     }
-    const [program, ...args] = ns.wrap(dieWithUs(['dnsmasq', ...advertiserArgs(dir)]));
+    const [program, ...args] = ns.wrap(dieWithUs(['dnsmasq', ...advertiserArgs(bridge, join(dir, `advertiser-${ns.pid}.leases`))]));
     advertiser = spawn(program!, args, { stdio: ['ignore', 'ignore', 'pipe'] });
     const early = await Promise.race([ended(advertiser), new Promise<undefined>((resolve) => setTimeout(resolve, 200, undefined))]);
     if (early !== undefined) throw new AppError('LAB_UNAVAILABLE', `dnsmasq, which sends the lab's router advertisements, ended: ${early}`, 'is dnsmasq-base installed?');
@@ -65,7 +69,7 @@ export async function createLink(machines: number, dir: string): Promise<Link> {
  * iPXE ROM of 2019 waits 13 s after its DHCP is done (TRAPS 4). It keeps its user: a user namespace
  * has no other to change to (EPERM).
  */
-function advertiserArgs(dir: string): string[] {
-  return ['--keep-in-foreground', '--log-facility=-', '--quiet-ra', '--conf-file=/dev/null', '--no-hosts', '--no-resolv', '--pid-file=', `--dhcp-leasefile=${join(dir, 'advertiser.leases')}`,
-    '--user=', '--group=', '--port=0', `--interface=${LAB_BRIDGE}`, '--enable-ra', `--ra-param=${LAB_BRIDGE},4,0`, '--dhcp-range=fd77::,ra-only'];
+function advertiserArgs(bridge: string, leases: string): string[] {
+  return ['--keep-in-foreground', '--log-facility=-', '--quiet-ra', '--conf-file=/dev/null', '--no-hosts', '--no-resolv', '--pid-file=', `--dhcp-leasefile=${leases}`,
+    '--user=', '--group=', '--port=0', `--interface=${bridge}`, '--enable-ra', `--ra-param=${bridge},4,0`, '--dhcp-range=fd77::,ra-only'];
 }

@@ -30,7 +30,8 @@ export interface Release {
 export interface SiteNode {
   readonly name: string;
   readonly mac: Mac;
-  readonly ip: Ip4;
+  /** Its reservation; absent where another server gives the addresses. */
+  readonly ip?: Ip4;
 }
 
 export interface Site {
@@ -42,6 +43,12 @@ export interface Site {
   readonly socket: string;
   remove(): Promise<void>;
 }
+
+/**
+ * `dhcp:` of the lab's own settings. The namespace is the lab's own: no other server can be in it, and no address in use that the
+ * daemon does not know of.
+ */
+export const LAB_DHCP: object = { mode: 'full', onConflict: 'ignore', subnets: [{ subnet: LAB_SUBNET, interface: LAB_BRIDGE, serverIp: LAB_SERVER_IP, pool: LAB_POOL, conflictCheck: 'off' }] };
 
 export const STANDIN: Release = { version: STANDIN_VERSION, source: SHIPPED.k0sStandin, standin: true };
 
@@ -55,13 +62,21 @@ export function releaseFrom(source: string, sha256: string | undefined): Release
   return { version, source, digest, standin: false };
 }
 
+export interface SiteOptions {
+  /** `dhcp:` of the daemon's settings; default LAB_DHCP. */
+  readonly dhcp?: object;
+  /** The bytes so far of a release that is taken over, and the total when it is known. */
+  readonly onProgress?: (done: number, total?: number) => void;
+  /** Ends a download. */
+  readonly signal?: AbortSignal;
+}
+
 /**
  * `state` is the lab's directory, `<state>/run/<pid>` the run's. What differs from the shipped profiles: the lab's nodes stand in
- * `k0s-single`, no other profile has any, and `artifacts.k0s` names the release. `onProgress` gets
- * the bytes so far of a release that is taken over, and the total when it is known. ARTIFACT_INVALID for
- * a release that is not what its sha256 says, or does not come; `signal` ends a download.
+ * `k0s-single`, no other profile has any, and `artifacts.k0s` names the release. ARTIFACT_INVALID for
+ * a release that is not what its sha256 says, or does not come.
  */
-export async function createSite(state: string, nodes: readonly SiteNode[], release: Release, onProgress?: (done: number, total?: number) => void, signal?: AbortSignal): Promise<Site> {
+export async function createSite(state: string, nodes: readonly SiteNode[], release: Release, options: SiteOptions = {}): Promise<Site> {
   await dropDeadRuns(state);
   const dir = join(state, 'run', String(process.pid));
   const site: Site = {
@@ -80,9 +95,9 @@ export async function createSite(state: string, nodes: readonly SiteNode[], rele
       await mkdir(join(state, shared), { recursive: true });
       await symlink(join(state, shared), join(site.stateDir, shared));
     }
-    await writeFile(site.settingsFile, settingsText(site));
+    await writeFile(site.settingsFile, settingsText(site, options.dhcp ?? LAB_DHCP));
     await copyProfiles(site.profilesDir, nodes, release.version);
-    await addRelease(site.stateDir, release, onProgress, signal);
+    await addRelease(site.stateDir, release, options);
     return site;
   } catch (error) {
     await site.remove();
@@ -90,12 +105,11 @@ export async function createSite(state: string, nodes: readonly SiteNode[], rele
   }
 }
 
-function settingsText(site: Site): string {
+function settingsText(site: Site, dhcp: object): string {
   return stringify({
     stateDir: site.stateDir,
     profiles: site.profilesDir,
-    // The namespace is the lab's own: no other server can be in it, and no address in use that the daemon does not know of.
-    dhcp: { mode: 'full', onConflict: 'ignore', subnets: [{ subnet: LAB_SUBNET, interface: LAB_BRIDGE, serverIp: LAB_SERVER_IP, pool: LAB_POOL, conflictCheck: 'off' }] },
+    dhcp,
     // Root in that namespace is often this very user, who has no other to become.
     user: null,
     http: { port: 8080 },
@@ -119,14 +133,14 @@ export function profileText(shipped: string, nodes: readonly SiteNode[], k0s: st
   if (document.hasIn(['artifacts', 'k0s'])) document.setIn(['artifacts', 'k0s'], k0s);
   if (nodes.length === 0) document.delete('nodes');
   else {
-    const entries = document.createNode(Object.fromEntries(nodes.map(({ name, mac, ip }) => [name, { macs: [mac], ip, labels: { rack: 'lab' } }])));
+    const entries = document.createNode(Object.fromEntries(nodes.map(({ name, mac, ip }) => [name, { macs: [mac], ...(ip ? { ip } : {}), labels: { rack: 'lab' } }])));
     for (const { value } of entries.items) (value as { flow?: boolean }).flow = true;
     document.set('nodes', entries);
   }
   return document.toString({ lineWidth: 0 });
 }
 
-async function addRelease(stateDir: string, release: Release, onProgress?: (done: number, total?: number) => void, signal?: AbortSignal): Promise<void> {
+async function addRelease(stateDir: string, release: Release, { onProgress, signal }: SiteOptions): Promise<void> {
   if (release.standin && !existsSync(release.source)) throw new AppError('LAB_UNAVAILABLE', `${release.source}: the stand-in of k0s is not there`, 'is the checkout whole? git status');
   const blobs = createBlobStore(stateDir);
   const known = release.digest === undefined ? undefined : await blobs.stat(release.digest);

@@ -8,6 +8,7 @@ export interface Libc {
   setsockopt(fd: number, level: number, option: number, value: Uint8Array, length: number): number;
   bind(fd: number, address: Uint8Array, length: number): number;
   recvmmsg(fd: number, messages: Uint8Array, count: number, flags: number, timeout: null): number;
+  sendmmsg(fd: number, messages: Uint8Array, count: number, flags: number): number;
   /** Where a buffer lies in memory; it must not come out of Buffer's pool. */
   addressOf(buffer: Uint8Array): bigint;
   /** The code of the last call that failed, e.g. `EADDRINUSE`. */
@@ -46,6 +47,7 @@ function load(): Libc | undefined {
       setsockopt: call('setsockopt', 'int setsockopt(int, int, int, const void *, uint32_t)'),
       bind: call('bind', 'int bind(int, const void *, uint32_t)'),
       recvmmsg: call('recvmmsg', 'int recvmmsg(int, void *, unsigned int, int, void *)'),
+      sendmmsg: call('sendmmsg', 'int sendmmsg(int, void *, unsigned int, int)'),
       addressOf: (buffer) => BigInt(koffi.address(buffer)),
       failure: () => getSystemErrorName(-koffi.errno()),
     };

@@ -50,6 +50,12 @@ export async function buildIfNeeded(root, { always = false } = {}) {
   writeFileSync(stamp, wanted);
 }
 
+/** Compiles the benchmarks with what they import of src, always; the path of the program, relative to `root`. Not into dist, which is what is shipped. */
+export async function buildBench(root) {
+  await longStep('build of the benchmarks', [process.execPath, join(root, 'node_modules/typescript/bin/tsc'), '-p', join(root, 'bench/tsconfig.json')], { cwd: root });
+  return 'node_modules/.cache/rackseed-bench/bench/run.js';
+}
+
 function sourcesDigest(root) {
   const hash = createHash('sha256');
   for (const file of ['tsconfig.json', ...sources(root)]) hash.update(`${file}\0`).update(readFileSync(join(root, file))).update('\0');

@@ -14,9 +14,11 @@ const LAB = [
 ];
 /** Real peers for the integration tests. None of these packages starts a service. The two busyboxes exclude each other: either will do. */
 const TEST = [...LAB, 'atftp', 'busybox-static|busybox', 'cpio', 'curl', 'isc-dhcp-client', 'nftables', 'tcpdump', 'tftp-hpa', 'udhcpc'];
+/** Peers to measure against, a compiler for the generator. kea-dhcp4-server starts a service, which listens nowhere until somebody configures it. */
+const BENCH = [...SERVE, 'dnsmasq-base', 'gcc', 'iproute2', 'kea-admin', 'kea-dhcp4-server', 'libc6-dev', 'util-linux'];
 
 export function packagesFor(command, withBuildTools) {
-  const wanted = command === 'serve' ? SERVE : command === 'lab' ? LAB : TEST;
+  const wanted = command === 'serve' ? SERVE : command === 'lab' ? LAB : command === 'bench' ? BENCH : TEST;
   return [...new Set([...wanted, ...(withBuildTools ? BUILD : [])])].sort();
 }
 

@@ -106,7 +106,7 @@ test('boots to ready; a second run of the agent changes no file and restarts not
     const cmdline = await shell.run('cat /proc/cmdline');
     expect(cmdline).not.toMatch(/[0-9a-f]{64}/);
     // The one way into the network: by the kernel command line, without another lease for the initrd stage.
-    expect(cmdline).toMatch(new RegExp(` ip=${node.ip.replaceAll('.', '\\.')}:`));
+    expect(cmdline).toMatch(new RegExp(` ip=${node.ip!.replaceAll('.', '\\.')}:`));
     expect(ackedSince(boot)).toContain('ipxe');
     expect(ackedSince(boot)).not.toContain('initrd');
   } finally {

@@ -4,21 +4,18 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { ip4ToNumber } from '../../src/addr.ts';
 import { expectedStages, type Chain } from '../../src/boot/timeline.ts';
 import type { Packet } from '../../src/dhcp/packet.ts';
-import { createMachine, createRelay, type Machine, type Relay } from './machine.ts';
+import { bootFileOf, createMachine, createRelay, type Kind, type Machine, type Relay } from './machine.ts';
 import { PROFILE, startWorld, type World } from './world.ts';
 
 let world: World;
 let relay: Relay;
 
-beforeAll(async () => {
-  // n3 has no address and there is no pool: what it asks for is seen, and not offered.
-  world = await startWorld({ pool: null, profiles: { 'k0s-single.yaml': `${PROFILE}  n3: { macs: ["52:54:00:00:00:03"] }\n` } });
-  relay = await createRelay();
-});
-afterAll(async () => {
-  await relay?.close();
-  await world?.stop();
-});
+// n3 has no address and there is no pool: what it asks for is seen, and not offered.
+const startWith = async (mode: 'full' | 'proxy'): Promise<void> => {
+  world = await startWorld({ mode, pool: null, profiles: { 'k0s-single.yaml': `${PROFILE}  n3: { macs: ["52:54:00:00:00:03"] }\n` } });
+};
+beforeAll(async () => void (relay = await createRelay()));
+afterAll(() => relay?.close());
 
 /** What a chain of firmware does, as data: each act is the evidence of the stages beside it. */
 interface Act {
@@ -68,28 +65,44 @@ const fromScript: readonly Act[] = [
 ];
 
 /** The two halves of DORA; the OFFER between them is ours, and is taken away by itself below. */
-const dora = (kind: 'rom' | 'ipxe'): readonly Act[] => [
+const dora = (kind: Kind): readonly Act[] => [
   { evidence: `the ${kind} sends a DISCOVER`, stages: ['discover', 'offer'], gate: true, run: async (walk) => (walk.offer = (await walk.machine.discover(kind))!) },
   { evidence: `the ${kind} takes the OFFER`, stages: ['lease'], gate: true, run: ({ machine, offer }) => machine.request(kind, offer!) },
 ];
 
+/** Beside another server: our OFFER has no address, and no lease is ours. */
+const beside = (kind: Kind): readonly Act[] => [
+  { evidence: `the ${kind} sends a DISCOVER`, stages: ['discover', 'offer'], gate: true, run: ({ machine }) => machine.discover(kind) },
+  { evidence: `the ${kind} takes the other server's OFFER`, stages: [], gate: true, run: ({ machine }) => machine.takeElsewhere(kind, world.ips.n1, '127.0.0.2') },
+];
+
+const loaded = (fetchIt: Act['run']): Act => ({
+  evidence: 'the loader is fetched',
+  stages: ['loader'],
+  gate: true,
+  async run(walk) {
+    await fetchIt(walk);
+    // A real one needs a while to start; here the next DISCOVER could overtake the last ACK of the transfer.
+    await expect.poll(async () => (await newestStages()).includes('loader')).toBe(true);
+  },
+});
+const again = (kind: Kind): Act => ({ evidence: 'the loader does DORA', stages: [], run: ({ machine }) => machine.dora(kind) });
+const besideAgain = beside('ipxe-uefi').map((act): Act => ({ ...act, stages: [] }));
+
 const chains: Readonly<Record<Chain, readonly Act[]>> = {
   'bios-ipxe': [...dora('ipxe'), ...fromScript],
-  'bios-rom': [
-    ...dora('rom'),
-    {
-      evidence: 'the loader is fetched',
-      stages: ['loader'],
-      gate: true,
-      async run({ machine }) {
-        await machine.tftp('undionly.kpxe');
-        // A real one needs a while to start; here the next DISCOVER could overtake the last ACK of the transfer.
-        await expect.poll(async () => (await newestStages()).includes('loader')).toBe(true);
-      },
-    },
-    { evidence: 'the loader does DORA', stages: [], run: ({ machine }) => machine.dora('ipxe') },
+  'bios-rom': [...dora('rom'), loaded(({ machine }) => machine.tftp('undionly.kpxe')), again('ipxe'), ...fromScript],
+  'uefi-rom': [...dora('uefi'), loaded(({ machine }) => machine.tftp('snponly.efi')), again('ipxe-uefi'), ...fromScript],
+  'uefi-http': [...dora('uefi-http'), loaded(({ machine }) => machine.http('GET', '/loaders/snponly.efi')), again('ipxe-uefi'), ...fromScript],
+  'bios-ipxe-proxy': [...beside('ipxe'), ...fromScript],
+  'uefi-rom-proxy': [
+    ...beside('uefi'),
+    { evidence: 'the uefi asks port 4011', stages: [], run: async ({ machine }) => void expect(bootFileOf((await machine.bootServer('uefi'))!)).toBe('snponly.efi') },
+    loaded(({ machine }) => machine.tftp('snponly.efi')),
+    ...besideAgain,
     ...fromScript,
   ],
+  'uefi-http-proxy': [...beside('uefi-http'), loaded(({ machine }) => machine.http('GET', '/loaders/snponly.efi')), ...besideAgain, ...fromScript],
 };
 
 async function walkThrough(acts: readonly Act[], without?: Act): Promise<readonly string[]> {
@@ -115,7 +128,10 @@ async function newestStages(node?: string): Promise<readonly string[]> {
   return (await newestBoot(node))!.stages.map((stage) => stage.name);
 }
 
-describe.each(Object.entries(chains) as [Chain, readonly Act[]][])('%s', (chain, acts) => {
+const walked = Object.entries(chains) as [Chain, readonly Act[]][];
+const isProxied = ([chain]: [Chain, unknown]): boolean => chain.endsWith('-proxy');
+
+function stagesOf(chain: Chain, acts: readonly Act[]): void {
   const expected = expectedStages(chain, ['10-storage']);
 
   it('every stage of the chain has an act that is its evidence', () => {
@@ -131,24 +147,35 @@ describe.each(Object.entries(chains) as [Chain, readonly Act[]][])('%s', (chain,
     const gone = after.flatMap(({ stages }) => stages);
     expect(await walkThrough(acts, act)).toEqual(expected.filter((stage) => !gone.includes(stage)));
   });
+}
+
+describe.each(['full', 'proxy'] as const)('%s mode', (mode) => {
+  beforeAll(() => startWith(mode));
+  afterAll(() => world?.stop());
+
+  describe.each(walked.filter((one) => isProxied(one) === (mode === 'proxy')))('%s', stagesOf);
+
+  if (mode === 'full') whatIsNotSeen();
 });
 
-it('a DISCOVER that we have no address for is seen, and no OFFER', async () => {
-  expect(await createMachine(relay, '52:54:00:00:00:03', world.httpPort).discover('ipxe', 500)).toBeUndefined();
-  expect(await newestStages('n3')).toEqual(['discover']);
-});
+function whatIsNotSeen(): void {
+  it('a DISCOVER that we have no address for is seen, and no OFFER', async () => {
+    expect(await createMachine(relay, '52:54:00:00:00:03', world.httpPort).discover('ipxe', 500)).toBeUndefined();
+    expect(await newestStages('n3')).toEqual(['discover']);
+  });
 
-it('an OFFER alone is no lease, and a DISCOVER of an unknown machine is nothing at all', async () => {
-  await world.endOpenBoot('n1');
-  const n1 = createMachine(relay, world.macs.n1, world.httpPort);
-  const offer = await n1.discover('ipxe');
-  expect(ip4ToNumber(offer!.yiaddr)).toBe(ip4ToNumber(world.ips.n1));
-  expect(await newestStages()).toEqual(['discover', 'offer']);
-  // A ROM that asks twice and never fetches its loader: two attempts at DHCP, no loader.
-  await world.endOpenBoot('n1');
-  await n1.dora('rom');
-  await n1.dora('rom');
-  expect(await newestStages()).toEqual(['discover', 'offer', 'lease']);
-  const stranger = createMachine(relay, '52:54:00:99:99:99', world.httpPort);
-  expect(await stranger.discover('rom', 500)).toBeUndefined();
-});
+  it('an OFFER alone is no lease, and a DISCOVER of an unknown machine is nothing at all', async () => {
+    await world.endOpenBoot('n1');
+    const n1 = createMachine(relay, world.macs.n1, world.httpPort);
+    const offer = await n1.discover('ipxe');
+    expect(ip4ToNumber(offer!.yiaddr)).toBe(ip4ToNumber(world.ips.n1));
+    expect(await newestStages()).toEqual(['discover', 'offer']);
+    // A ROM that asks twice and never fetches its loader: two attempts at DHCP, no loader.
+    await world.endOpenBoot('n1');
+    await n1.dora('rom');
+    await n1.dora('rom');
+    expect(await newestStages()).toEqual(['discover', 'offer', 'lease']);
+    const stranger = createMachine(relay, '52:54:00:99:99:99', world.httpPort);
+    expect(await stranger.discover('rom', 500)).toBeUndefined();
+  });
+}

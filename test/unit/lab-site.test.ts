@@ -104,7 +104,7 @@ describe('a real release', () => {
   ])('%s becomes the artifact k0s of the version in its file name', async (_what, source, length) => {
     writeFileSync(join(state, 'k0s-v1.36.1+k0s.0-amd64'), BYTES);
     const seen: [number, number | undefined][] = [];
-    const site = await createSite(state, NODES, releaseFrom(source(), SHA), (done, total) => seen.push([done, total]));
+    const site = await createSite(state, NODES, releaseFrom(source(), SHA), { onProgress: (done, total) => seen.push([done, total]) });
     const database = openDatabase(join(site.stateDir, 'rackseed.db'));
     try {
       expect(await createArtifactStore(database).list()).toEqual([{ name: 'k0s', version: 'v1.36.1+k0s.0', digest: `sha256:${SHA}`, size: BYTES.length, addedAt: expect.any(Number) }]);
@@ -119,7 +119,7 @@ describe('a real release', () => {
 
   test('can be given up while it comes', async () => {
     const stop = new AbortController();
-    const site = createSite(state, NODES, releaseFrom(`${base}/slow/${FILE}`, SHA), () => stop.abort(), stop.signal);
+    const site = createSite(state, NODES, releaseFrom(`${base}/slow/${FILE}`, SHA), { onProgress: () => stop.abort(), signal: stop.signal });
     await expect(site).rejects.toMatchObject({ code: 'ARTIFACT_INVALID', message: expect.stringContaining('interrupted') });
     expect([readdirSync(join(state, 'run')), readdirSync(join(state, 'blobs/incoming'))]).toEqual([[], []]);
   });

@@ -49,10 +49,13 @@ interface Queued {
   readonly reject: (error: unknown) => void;
 }
 
-/** A batch that still grows is left to grow until it has so many operations, */
+/**
+ * A commit costs the same for one operation as for twenty. The first one after a pause is made at once; the next ones wait for company so
+ * long, in milliseconds,
+ */
+const PACE_MS = 1;
+/** or until they are so many. */
 const BATCH_ENOUGH = 256;
-/** or its first one has waited so long, in milliseconds. */
-const BATCH_WAIT_MS = 2;
 
 /** Opens or creates the database and brings it to this version's schema. STORE_UNUSABLE when that cannot be. */
 export function openDatabase(file: string, options: OpenOptions = {}): Database {
@@ -68,9 +71,8 @@ export function openDatabase(file: string, options: OpenOptions = {}): Database 
   const pageSize = Number(sqlite.pragma('page_size', { simple: true }));
   const space = watchSpace(file, () => Number(freePages.get()) * pageSize);
   let queue: Queued[] = [];
-  /** Length of the queue in the last turn of the event loop, and when its first operation came. */
-  let seen = 0;
-  let firstAt = 0;
+  let committedAt = -Infinity;
+  let waiting: NodeJS.Timeout | undefined;
   let damaged = false;
   let tight = false;
 
@@ -138,7 +140,8 @@ export function openDatabase(file: string, options: OpenOptions = {}): Database 
   function flush(): void {
     const batch = queue;
     queue = [];
-    seen = 0;
+    clearTimeout(waiting);
+    waiting = undefined;
     if (batch.length === 0) return;
     let settle: (() => void)[] | undefined;
     try {
@@ -155,16 +158,10 @@ export function openDatabase(file: string, options: OpenOptions = {}): Database 
       const fault = refused(error);
       for (const { reject } of batch) reject(fault);
       return;
+    } finally {
+      committedAt = performance.now();
     }
     for (const tell of settle) tell();
-  }
-
-  /** After each poll phase, which reads 32 datagrams of a socket at most: while more come in each turn, they share the transaction. */
-  function turn(): void {
-    if (queue.length > seen && queue.length < BATCH_ENOUGH && performance.now() - firstAt < BATCH_WAIT_MS) {
-      seen = queue.length;
-      setImmediate(turn);
-    } else flush();
   }
 
   function isTight(): boolean {
@@ -190,11 +187,10 @@ export function openDatabase(file: string, options: OpenOptions = {}): Database 
     },
     write: <T>(operation: (sqlite: Sqlite) => T) =>
       new Promise<T>((resolve, reject) => {
-        if (queue.length === 0) {
-          firstAt = performance.now();
-          setImmediate(turn);
-        }
         queue.push({ operation, resolve: resolve as (value: unknown) => void, reject });
+        // setImmediate: behind the poll phase, so that all datagrams that were read in it share the transaction.
+        if (queue.length === BATCH_ENOUGH || (queue.length === 1 && performance.now() - committedAt >= PACE_MS)) setImmediate(flush);
+        else if (queue.length === 1) waiting = setTimeout(flush, PACE_MS);
       }),
     spare: space.spare,
     isTight,

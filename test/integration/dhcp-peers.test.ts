@@ -1,192 +1,140 @@
-// The DHCP server with real clients on real links: a boot LAN, a second card that has the default route, and a relay.
+// The daemon in full mode with real DHCP clients on real links: a boot LAN, a second one, and an office whose card has the default route.
 import { execFileSync, type ChildProcess } from 'node:child_process';
-import { createSocket, type Socket } from 'node:dgram';
-import { once } from 'node:events';
-import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
-import { ip4ToNumber, parseMac, parseRange, parseSubnet } from '../../src/addr.ts';
-import { createBooter } from '../../src/booter.ts';
-import { ips, message, messageOf, OPT, textOf, type MessageName } from '../../src/dhcp/options.ts';
-import { decode, encode, type Packet } from '../../src/dhcp/packet.ts';
-import { createDhcpServer, type DhcpServer } from '../../src/dhcp/server.ts';
-import { createNamespace, type Namespace } from '../../src/lab/network.ts';
-import { createLog } from '../../src/log.ts';
-import { createBootStore, type BootStore } from '../../src/store/boots.ts';
-import { openDatabase, type Database } from '../../src/store/db.ts';
-import { createEventStore } from '../../src/store/events.ts';
-import { createLeaseStore, type LeaseStore } from '../../src/store/leases.ts';
-import { createNodeStore } from '../../src/store/nodes.ts';
-import { generationOf, nodeNamed } from '../unit/boot-world.ts';
-import { packetWith } from '../unit/dhcp-world.ts';
+import type { Namespace } from '../../src/lab/network.ts';
+import { ended, eventually, ip, openLink, said, script, startLan, watchOutput, type Lan, type Link, type Output } from './lan.ts';
 
 const RESERVED = '52:54:00:00:00:01';
-const DYNAMIC = ['52:54:00:00:00:02', '52:54:00:00:00:03', '52:54:00:00:00:04'] as const;
+const DYNAMIC = ['52:54:00:00:00:02', '52:54:00:00:00:03'] as const;
+const ON_SECOND = '52:54:00:00:00:05';
 const STRANGER = '52:54:00:00:00:66';
-const ROM = '52:54:00:00:00:10';
 
-const { ip: _ip, ...dynamic } = nodeNamed('n2');
-const generation = generationOf(
-  nodeNamed('n1', { macs: [RESERVED], ip: '10.77.0.11' }),
-  ...DYNAMIC.map((mac, i) => ({ ...dynamic, name: `n${i + 2}`, macs: [mac] })),
-  nodeNamed('rom', { macs: [ROM], ip: '10.77.0.20' }),
-);
-const subnet = {
-  subnet: parseSubnet('10.77.0.0/24')!,
-  serverIp: '10.77.0.1',
-  router: '10.77.0.254',
-  pool: parseRange('10.77.0.100-10.77.0.101')!,
-  dns: ['10.77.0.53'],
-  leaseSeconds: 3600,
-};
-
-const ip = (...argv: string[]) => execFileSync('ip', argv, { encoding: 'utf8' });
-
-let lan: Namespace;
-let office: Namespace;
+let boot: Link;
+let second: Link;
+let office: Link;
+let lan: Lan;
 let dir: string;
-let database: Database;
-let leases: LeaseStore;
-let boots: BootStore;
-let server: DhcpServer;
-let logged: string[];
+let outputs: Record<'boot' | 'second' | 'office', Output>;
+let running: ChildProcess[];
 
 beforeAll(async () => {
-  ip('link', 'set', 'lo', 'up');
-  [lan, office] = [await createNamespace(), await createNamespace()];
-  for (const [name, peer, address] of [['lan0', lan, '10.77.0.1/24'], ['wan0', office, '192.168.5.2/24']] as const) {
-    ip('link', 'add', name, 'type', 'veth', 'peer', 'name', 'eth0', 'netns', String(peer.pid));
-    ip('address', 'add', address, 'dev', name);
-    ip('link', 'set', name, 'up');
-    await peer.must(['ip', 'link', 'set', 'eth0', 'up']);
-  }
-  // A relay of the test's own, on the server's side of the link.
-  ip('address', 'add', '10.77.0.2/24', 'dev', 'lan0');
+  [boot, second, office] = [await openLink('lan0', '10.77.0.1/24'), await openLink('lan1', '10.78.0.1/24'), await openLink('wan0', '192.168.5.2/24')];
   // The wrong card: everything without a better route leaves here.
   ip('route', 'add', 'default', 'via', '192.168.5.1');
 });
 
 afterAll(async () => {
-  await Promise.all([lan.close(), office.close()]);
-  for (const link of ['lan0', 'wan0']) execFileSync('sh', ['-c', `ip link del ${link} 2>/dev/null || true`]);
+  for (const link of [boot, second, office]) await link?.close();
 });
 
 beforeEach(async () => {
-  dir = mkdtempSync(join(tmpdir(), 'rackseed-dhcp-'));
-  // Prints what the client was told, and sets the address as a client's script should.
-  writeFileSync(join(dir, 'script'), '#!/bin/sh\ncase $1 in bound|renew) ip address replace "$ip/$mask" dev "$interface";; deconfig) ip address flush dev "$interface";; esac\necho "$1 ip=$ip router=$router dns=$dns hostname=$hostname siaddr=$siaddr file=$boot_file lease=$lease"\n');
-  writeFileSync(join(dir, 'dhclient-script'), '#!/bin/sh\necho "$reason ip=$new_ip_address hostname=$new_host_name router=$new_routers"\n');
-  for (const file of ['script', 'dhclient-script']) chmodSync(join(dir, file), 0o755);
-  database = openDatabase(join(dir, 'db'));
-  leases = createLeaseStore(database);
-  boots = createBootStore(database);
-  logged = [];
-  const log = createLog('debug', { write: (line: string) => void logged.push(line) });
-  const now = Date.now;
-  const booter = createBooter({ generation: () => generation, nodes: createNodeStore(database), leases, boots, events: createEventStore(database), log, now });
-  server = createDhcpServer({ subnets: [subnet], httpPort: 8080, booter, leases, reserved: (address) => generation.nodeByIp[address], log, now });
-  await server.start();
+  dir = mkdtempSync(join(tmpdir(), 'rackseed-peers-'));
+  script(join(dir, 'udhcpc'), `case $1 in
+bound|renew) ip address replace $ip/24 dev $interface; echo "$1 ip=$ip router=$router dns=$dns hostname=$hostname siaddr=$siaddr file=$boot_file lease=$lease domain=$domain end" ;;
+nak) echo "nak: $message" ;;
+esac`);
+  script(join(dir, 'dhclient'), `case $reason in
+PREINIT) ip link set $interface up ;;
+BOUND|RENEW|REBIND|REBOOT) ip address replace $new_ip_address/24 dev $interface ;;
+EXPIRE|FAIL|RELEASE|STOP) ip address flush dev $interface ;;
+esac
+echo "$reason ip=$new_ip_address hostname=$new_host_name router=$new_routers end"`);
+  running = [];
+  const more = { mode: 'full', leaseTime: '1h', dns: ['10.77.0.53'], domain: 'rack.test', conflictCheck: 'off' };
+  lan = await startLan({
+    nodes: {
+      n1: { macs: [RESERVED], ip: '10.77.0.11' },
+      n2: { macs: [DYNAMIC[0]] },
+      n3: { macs: [DYNAMIC[1]] },
+      n5: { macs: [ON_SECOND] },
+    },
+    dhcp: {
+      onConflict: 'ignore',
+      subnets: [
+        { subnet: '10.77.0.0/24', router: '10.77.0.254', pool: '10.77.0.100-10.77.0.101', ...more },
+        { subnet: '10.78.0.0/24', router: '10.78.0.254', pool: '10.78.0.100-10.78.0.101', ...more },
+      ],
+    },
+  });
+  outputs = { boot: watchOutput('lan0'), second: watchOutput('lan1'), office: watchOutput('wan0') };
 });
 
 afterEach(async () => {
-  await server.stop();
-  database.close();
-  await lan.run(['ip', 'address', 'flush', 'dev', 'eth0']);
+  for (const child of running) await ended(child);
+  for (const output of Object.values(outputs)) output.close();
+  await lan.stop();
+  for (const { ns } of [boot, second]) await ns.run(['ip', 'address', 'flush', 'dev', 'eth0']);
   rmSync(dir, { recursive: true });
 });
 
-/** The far end of the boot LAN gets this MAC. */
-async function become(mac: string): Promise<void> {
-  await lan.must(['ip', 'link', 'set', 'eth0', 'address', mac]);
+/** The far end of a link gets this MAC. */
+async function become(mac: string, { ns }: Link = boot): Promise<void> {
+  await ns.must(['ip', 'link', 'set', 'eth0', 'address', mac]);
 }
 
-function udhcpc(...more: string[]): Promise<{ code: number; stdout: string; stderr: string }> {
-  return lan.run(['udhcpc', '-i', 'eth0', '-f', '-n', '-q', '-t', '2', '-T', '1', '-s', join(dir, 'script'), ...more], { timeoutMs: 20_000 });
+function udhcpc({ ns }: Link, ...more: string[]): Promise<{ code: number; stdout: string; stderr: string }> {
+  return ns.run(['udhcpc', '-i', 'eth0', '-f', '-n', '-q', '-t', '4', '-T', '2', '-s', join(dir, 'udhcpc'), ...more], { timeoutMs: 30_000 });
 }
 
-const WATCH = `table netdev watch {
-  set seen { type ipv4_addr . ipv4_addr . inet_service; flags dynamic; size 1000; counter; }
-  chain in { type filter hook ingress device eth0 priority 0; udp sport 67 update @seen { ip saddr . ip daddr . udp dport }; }
-}`;
-
-/** Counts what a DHCP server sends over a link, by addresses: in the kernel, because tcpdump cannot drop its group in a user namespace. */
-async function watch(ns: Namespace): Promise<{ seen(): Promise<string[]> }> {
-  const ran = await ns.run(['nft', '-f', '-'], { input: WATCH });
-  expect(ran.stderr).toBe('');
-  return {
-    async seen() {
-      const listed = JSON.parse(await ns.must(['nft', '-j', 'list', 'set', 'netdev', 'watch', 'seen'])) as { nftables: { set?: { elem?: { elem: { val: { concat: unknown[] }; counter: { packets: number } } }[] } }[] };
-      await ns.must(['nft', 'delete', 'table', 'netdev', 'watch']);
-      return listed.nftables.flatMap(({ set }) => set?.elem ?? []).map(({ elem }) => `${elem.counter.packets} from ${elem.val.concat[0]} to ${elem.val.concat[1]}:${elem.val.concat[2]}`);
-    },
-  };
+function start(ns: Namespace, ...argv: string[]): ChildProcess {
+  const child = ns.spawn(argv, { stdio: ['ignore', 'pipe', 'pipe'] });
+  running.push(child);
+  return child;
 }
 
-/** Waits for what is certain to come, however slow the machine. */
-function eventually<T>(look: () => T | Promise<T>) {
-  return expect.poll(look, { timeout: 15_000, interval: 20 });
+const dhclient = ({ ns }: Link, ...more: string[]) => start(ns, 'dhclient', '-4', '-1', '-d', '-sf', join(dir, 'dhclient'), '-lf', join(dir, 'leases'), '-pf', join(dir, 'pid'), '-cf', join(dir, 'dhclient.conf'), ...more, 'eth0');
+
+/** A program that keeps its state below /run and /var/lib gets empty ones; sysfs read-only tells it that no udev will come. */
+function inOwnPlace(setup: string, ...argv: string[]): string[] {
+  const prepare = `mount -t tmpfs none /run; mount -t tmpfs none /var/lib; mount -t sysfs -o ro none /sys 2>/dev/null || mount -o remount,bind,ro /sys 2>/dev/null; ${setup}; exec "$@"`;
+  return ['unshare', '--mount', '--propagation', 'private', '--', 'sh', '-c', prepare, 'sh', ...argv];
 }
 
-async function said(child: ChildProcess, stream: 'stdout' | 'stderr', what: RegExp): Promise<void> {
-  let text = '';
-  for await (const chunk of child[stream]!.iterator({ destroyOnReturn: false })) {
-    text += String(chunk);
-    if (what.test(text)) return;
-  }
-  throw new Error(`the program ended without ${what}: ${text}`);
-}
+const leaseAt = (address: string) => lan.stored(({ leases }) => leases.at(address));
+const naks = () => lan.logged('dhcp: nak').map(({ why }) => why);
 
-describe('a machine on the boot LAN', () => {
-  it('gets its reserved address by udhcpc, out of the card that has not the default route', async () => {
+describe('udhcpc', () => {
+  it('gets its reserved address, out of the card that has not the default route', async () => {
     await become(RESERVED);
-    const [onLan, onOffice] = [await watch(lan), await watch(office)];
-    const { code, stdout } = await udhcpc();
-    expect(code).toBe(0);
-    expect(stdout).toContain('bound ip=10.77.0.11 router=10.77.0.254 dns=10.77.0.53 hostname=n1 siaddr= file= lease=3600');
-    expect(await onLan.seen()).toEqual(['2 from 10.77.0.1 to 255.255.255.255:68']);
-    expect(await onOffice.seen()).toEqual([]);
-    expect(await leases.at('10.77.0.11')).toMatchObject({ mac: RESERVED, subnet: '10.77.0.0/24' });
-    expect(server.counters).toMatchObject({ received: 2, offers: 1, acks: 1, failed: 0 });
+    const { code, stdout } = await udhcpc(boot);
+    expect([code, stdout]).toEqual([0, expect.stringContaining('bound ip=10.77.0.11 router=10.77.0.254 dns=10.77.0.53 hostname=n1 siaddr= file= lease=3600 domain=rack.test end')]);
+    expect(outputs.boot.left()).toEqual(['2 from 10.77.0.1:67 to 255.255.255.255:68']);
+    expect([outputs.second.packets(), outputs.office.packets()]).toEqual([0, 0]);
+    expect(await leaseAt('10.77.0.11')).toMatchObject({ mac: RESERVED, holder: 'n1', subnet: '10.77.0.0/24' });
   });
 
-  it('gets its reserved address by dhclient', async () => {
-    await become(RESERVED);
-    const child = lan.spawn(['dhclient', '-4', '-1', '-d', '-sf', join(dir, 'dhclient-script'), '-lf', join(dir, 'leases'), '-pf', join(dir, 'pid'), '-cf', '/dev/null', 'eth0'], { stdio: ['ignore', 'pipe', 'pipe'] });
-    try {
-      await said(child, 'stdout', /BOUND ip=10\.77\.0\.11 hostname=n1 router=10\.77\.0\.254/);
-    } finally {
-      child.kill();
-      await once(child, 'exit');
-    }
+  it('two at once on two cards each get an address of their own subnet, each by its own card and none by the third', async () => {
+    await Promise.all([become(DYNAMIC[0]), become(ON_SECOND, second)]);
+    const [first, other] = await Promise.all([udhcpc(boot), udhcpc(second)]);
+    expect(first.stdout).toContain('bound ip=10.77.0.100 router=10.77.0.254');
+    expect(other.stdout).toContain('bound ip=10.78.0.100 router=10.78.0.254');
+    expect(outputs.boot.left()).toEqual(['2 from 10.77.0.1:67 to 255.255.255.255:68']);
+    expect(outputs.second.left()).toEqual(['2 from 10.78.0.1:67 to 255.255.255.255:68']);
+    expect(outputs.office.packets()).toBe(0);
   });
 
   it('renews by unicast and releases', async () => {
     await become(DYNAMIC[0]);
-    const child = lan.spawn(['udhcpc', '-i', 'eth0', '-f', '-R', '-t', '2', '-T', '1', '-s', join(dir, 'script')], { stdio: ['ignore', 'pipe', 'pipe'] });
-    try {
-      await said(child, 'stdout', /bound ip=10\.77\.0\.100/);
-      const onLan = await watch(lan);
-      child.kill('SIGUSR1');
-      await said(child, 'stdout', /renew ip=10\.77\.0\.100/);
-      expect(await onLan.seen()).toEqual(['1 from 10.77.0.1 to 10.77.0.100:68']);
-      child.kill('SIGUSR2');
-      await eventually(() => server.counters.releases).toBe(1);
-      expect((await leases.at('10.77.0.100'))!.expiresAt).toBeLessThanOrEqual(Date.now());
-    } finally {
-      child.kill();
-      await once(child, 'exit');
-    }
+    const child = start(boot.ns, 'udhcpc', '-i', 'eth0', '-f', '-R', '-t', '4', '-T', '2', '-s', join(dir, 'udhcpc'));
+    await said(child, /bound ip=10\.77\.0\.100 .*end/);
+    child.kill('SIGUSR1');
+    await said(child, /renew ip=10\.77\.0\.100 .*end/);
+    expect(outputs.boot.left()).toEqual(['1 from 10.77.0.1:67 to 10.77.0.100:68', '2 from 10.77.0.1:67 to 255.255.255.255:68']);
+    child.kill('SIGUSR2');
+    await eventually(() => lan.logged('dhcp: release').length).toBe(1);
+    expect((await leaseAt('10.77.0.100'))!.expiresAt).toBeLessThanOrEqual(Date.now());
   });
 
   it('that finds its address in use gets another one, and the first is in quarantine', async () => {
     await become(DYNAMIC[0]);
     ip('address', 'add', '10.77.0.100/32', 'dev', 'lan0');
     try {
-      const { stdout } = await udhcpc('-a', '-A', '1', '-t', '3');
-      expect(stdout).toContain('bound ip=10.77.0.101');
-      expect(server.counters.declines).toBe(1);
-      expect((await leases.at('10.77.0.100'))!.declinedUntil).toBeGreaterThan(Date.now() + 23 * 3600_000);
+      expect((await udhcpc(boot, '-a', '-A', '1')).stdout).toContain('bound ip=10.77.0.101');
+      expect(lan.logged('dhcp: address declined, another machine uses it')).toHaveLength(1);
+      expect((await leaseAt('10.77.0.100'))!.declinedUntil).toBeGreaterThan(Date.now() + 23 * 3600_000);
     } finally {
       ip('address', 'del', '10.77.0.100/32', 'dev', 'lan0');
     }
@@ -194,144 +142,112 @@ describe('a machine on the boot LAN', () => {
 
   it('that is in no profile gets no packet at all', async () => {
     await become(STRANGER);
-    const [onLan, onOffice] = [await watch(lan), await watch(office)];
-    expect((await udhcpc()).code).not.toBe(0);
-    expect([await onLan.seen(), await onOffice.seen()]).toEqual([[], []]);
-    expect(server.counters).toMatchObject({ received: 2, silent: 2, offers: 0, acks: 0, naks: 0 });
-    expect(await leases.list()).toEqual([]);
+    expect((await udhcpc(boot, '-t', '2', '-T', '1')).code).not.toBe(0);
+    expect(Object.values(outputs).map((output) => output.packets())).toEqual([0, 0, 0]);
+    expect(await lan.stored(({ leases }) => leases.list())).toEqual([]);
   });
 
-  it('that runs our initrd stage gets the base URL', async () => {
+  it('that runs in our initrd stage gets the base URL', async () => {
     await become(RESERVED);
-    const { stdout } = await udhcpc('-V', 'rackseed-initrd', '-O', 'bootfile');
+    const { stdout } = await udhcpc(boot, '-V', 'rackseed-initrd', '-O', 'bootfile');
     expect(stdout).toMatch(/bound ip=10\.77\.0\.11 .*siaddr=10\.77\.0\.1 file=http:\/\/10\.77\.0\.1:8080 /);
   });
+
+  it('that is no node gives its own name, and the lease keeps it', async () => {
+    await lan.stop();
+    lan = await startLan({ dhcp: { serve: 'any', onConflict: 'ignore', subnets: [{ subnet: '10.77.0.0/24', mode: 'full', pool: '10.77.0.100-10.77.0.101' }] } });
+    await become(STRANGER);
+    // With the conflict check on: the reserve of checked addresses is filled within a second.
+    expect((await udhcpc(boot, '-x', 'hostname:My-Laptop')).stdout).toMatch(/bound ip=10\.77\.0\.10\d .*hostname=my-laptop /);
+    expect(await lan.stored(({ leases }) => leases.list())).toMatchObject([{ mac: STRANGER, holder: STRANGER, hostname: 'my-laptop' }]);
+  });
 });
 
-describe('through a relay', () => {
-  let relay: Socket;
-  const inbox: Packet[] = [];
-
-  beforeEach(async () => {
-    inbox.length = 0;
-    relay = createSocket({ type: 'udp4', reuseAddr: true });
-    relay.on('message', (bytes) => inbox.push(decode(bytes)));
-    relay.bind(67, '10.77.0.2');
-    await once(relay, 'listening');
+describe('dhclient', () => {
+  it('gets an address, comes back by INIT-REBOOT after a restart, and releases it', async () => {
+    writeFileSync(join(dir, 'dhclient.conf'), '');
+    await become(DYNAMIC[0]);
+    const first = dhclient(boot);
+    // Its lease file is written after its script has run.
+    await said(first, /BOUND ip=10\.77\.0\.100 hostname=n2 router=10\.77\.0\.254 end[^]*bound to/);
+    await ended(first);
+    const before = lan.logged('dhcp: offer').length;
+    await said(dhclient(boot), /REBOOT ip=10\.77\.0\.100 hostname=n2 .*end/);
+    expect(lan.logged('dhcp: offer')).toHaveLength(before);
+    const release = boot.ns.spawn(['dhclient', '-4', '-r', '-d', '-sf', join(dir, 'dhclient'), '-lf', join(dir, 'leases'), '-pf', join(dir, 'pid'), '-cf', join(dir, 'dhclient.conf'), 'eth0'], { stdio: 'ignore' });
+    running.push(release);
+    await eventually(() => lan.logged('dhcp: release').length).toBe(1);
   });
-  afterEach(() => void relay.close());
 
-  const chaddrOf = (mac: string) => Uint8Array.of(...parseMac(mac)!.split(':').map((pair) => Number.parseInt(pair, 16)), ...new Uint8Array(10));
-  function tell(type: MessageName, mac: string, options: readonly [number, Uint8Array][] = [], more: Partial<Packet> = {}): void {
-    const packet = packetWith([[OPT.messageType, message(type)], [OPT.relayAgent, Uint8Array.of(1, 1, 7)], ...options], { giaddr: '10.77.0.2', chaddr: chaddrOf(mac), ...more });
-    relay.send(encode(packet) as Uint8Array, 67, '10.77.0.1');
+  it('that comes from another network is told so by a NAK, and gets an address of this one', async () => {
+    writeFileSync(join(dir, 'dhclient.conf'), '');
+    await become(ON_SECOND, second);
+    await become(ON_SECOND);
+    const there = dhclient(second);
+    await said(there, /BOUND ip=10\.78\.0\.100 .*end[^]*bound to/);
+    await ended(there);
+    await said(dhclient(boot), /BOUND ip=10\.77\.0\.100 .*end/);
+    expect(naks()).toEqual(['10.78.0.100 is not in 10.77.0.0/24']);
+  });
+});
+
+describe('dhcpcd', () => {
+  function dhcpcd(): ChildProcess {
+    writeFileSync(join(dir, 'dhcpcd.conf'), `hostname\nclientid\noption domain_name_servers, domain_name, host_name, routers\nscript ${script(join(dir, 'dhcpcd-hook'), 'echo "$reason ip=$new_ip_address host=$new_host_name router=$new_routers end"')}\n`);
+    return start(boot.ns, ...inOwnPlace('mkdir -p /var/lib/dhcpcd', 'dhcpcd', '-4', '-B', '-d', '-A', '-f', join(dir, 'dhcpcd.conf'), 'eth0'));
   }
-  const answers = async (count: number) => {
-    await eventually(() => inbox.length).toBe(count);
-    return inbox;
-  };
 
-  it('a machine\'s DISCOVER is answered to the relay, with option 82 as it came', async () => {
-    tell('discover', RESERVED);
-    const [offer] = await answers(1);
-    expect([messageOf(offer!.options), offer!.yiaddr, offer!.giaddr]).toEqual(['offer', '10.77.0.11', '10.77.0.2']);
-    expect([...offer!.options].at(-1)).toEqual([OPT.relayAgent, Uint8Array.of(1, 1, 7)]);
+  it('rebinds by broadcast when its server hears no unicast', { timeout: 120_000 }, async () => {
+    await lan.stop();
+    // T1 after 10 s, T2 after 17 s.
+    lan = await startLan({ nodes: { n2: { macs: [DYNAMIC[0]] } }, dhcp: { onConflict: 'ignore', subnets: [{ subnet: '10.77.0.0/24', mode: 'full', pool: '10.77.0.100-10.77.0.101', leaseTime: '20s', conflictCheck: 'off' }] } });
+    await become(DYNAMIC[0]);
+    execFileSync('nft', ['-f', '-'], { input: 'add table netdev deaf\nadd chain netdev deaf in { type filter hook ingress device lan0 priority 0; }\nadd rule netdev deaf in ip daddr 10.77.0.1 udp dport 67 counter drop\n' });
+    try {
+      const child = dhcpcd();
+      await said(child, /BOUND ip=10\.77\.0\.100 .*end/);
+      await said(child, /REBIND ip=10\.77\.0\.100 .*end/, 90_000);
+      // It asked its server alone in vain, then everybody, and was answered where it is.
+      expect(execFileSync('nft', ['list', 'table', 'netdev', 'deaf'], { encoding: 'utf8' })).toMatch(/counter packets [1-9]/);
+      expect(outputs.boot.left()).toEqual(['1 from 10.77.0.1:67 to 10.77.0.100:68', '2 from 10.77.0.1:67 to 255.255.255.255:68']);
+    } finally {
+      execFileSync('nft', ['delete', 'table', 'netdev', 'deaf']);
+    }
   });
 
-  it('two machines that ask at once are offered two addresses, and a third one of a pool of two is refused with the reason', async () => {
-    for (const mac of DYNAMIC) tell('discover', mac);
-    await eventually(() => server.counters.refused).toBe(1);
-    const offered = (await answers(2)).map((offer) => offer.yiaddr).sort((a, b) => ip4ToNumber(a) - ip4ToNumber(b));
-    expect(offered).toEqual(['10.77.0.100', '10.77.0.101']);
-    expect(logged.filter((line) => line.includes('the pool of 10.77.0.0/24 is exhausted'))).toHaveLength(1);
-  });
-
-  it('choosing another server frees the address that we offered', async () => {
-    tell('discover', DYNAMIC[0]);
-    await answers(1);
-    tell('request', DYNAMIC[0], [[OPT.serverId, ips('10.77.0.9')], [OPT.requestedIp, ips('10.77.0.200')]]);
-    await eventually(() => server.counters.silent).toBe(1);
-    tell('discover', DYNAMIC[1]);
-    expect((await answers(2))[1]!.yiaddr).toBe('10.77.0.100');
-  });
-
-  it('the loser of a race for an address gets a NAK', async () => {
-    await leases.take({ ip: '10.77.0.100', mac: STRANGER, subnet: '10.77.0.0/24', expiresAt: Date.now() + 60_000 }, Date.now());
-    tell('request', DYNAMIC[0], [[OPT.serverId, ips('10.77.0.1')], [OPT.requestedIp, ips('10.77.0.100')]]);
-    const [nak] = await answers(1);
-    expect([messageOf(nak!.options), textOf(nak!.options, OPT.message)]).toEqual(['nak', `10.77.0.100 is leased to ${STRANGER}`]);
-    expect(await leases.at('10.77.0.100')).toMatchObject({ mac: STRANGER });
-  });
-
-  it('nobody but its holder can decline or release an address', async () => {
-    tell('request', DYNAMIC[0], [[OPT.requestedIp, ips('10.77.0.100')]]);
-    await answers(1);
-    tell('decline', DYNAMIC[1], [[OPT.requestedIp, ips('10.77.0.100')]]);
-    tell('release', DYNAMIC[1], [], { ciaddr: '10.77.0.100' });
-    await eventually(() => server.counters.ignored).toBe(2);
-    const lease = await leases.at('10.77.0.100');
-    expect([lease!.mac, lease!.expiresAt > Date.now(), lease!.declinedUntil]).toEqual([DYNAMIC[0], true, undefined]);
-  });
-
-  it('INFORM gets the options and no lease', async () => {
-    // It has its address, so the answer goes there; the relay's own address stands in for it.
-    tell('inform', RESERVED, [], { ciaddr: '10.77.0.2' });
-    const [ack] = await answers(1);
-    expect([messageOf(ack!.options), ack!.yiaddr, ack!.options.has(OPT.leaseTime)]).toEqual(['ack', '0.0.0.0', false]);
-    expect(await leases.list()).toEqual([]);
-  });
-
-  it('a real iPXE ROM\'s packets write down discover, offer and lease, and the boot knows its address', async () => {
-    const captured = (what: string) => decode(Uint8Array.from(Buffer.from(readFileSync(new URL(`../golden/dhcp/qemu_virtio-bios_ipxe-${what}.hex`, import.meta.url), 'utf8').replace(/\s/g, ''), 'hex')));
-    const through = (packet: Packet) => relay.send(encode({ ...packet, giaddr: '10.77.0.2' }) as Uint8Array, 67, '10.77.0.1');
-    through(captured('discover'));
-    const [offer] = await answers(1);
-    expect(offer!.file).toBe('http://10.77.0.1:8080/script/52-54-00-00-00-10');
-    const request = captured('request');
-    request.options.set(OPT.serverId, ips('10.77.0.1')).set(OPT.requestedIp, ips(offer!.yiaddr));
-    through(request);
-    await answers(2);
-    await eventually(async () => (await boots.open('rom'))?.stages.map((stage) => stage.name)).toEqual(['discover', 'offer', 'lease']);
-    expect(await boots.open('rom')).toMatchObject({ ip: '10.77.0.20', mac: ROM });
-  });
-
-  it('a running system\'s DHCP writes no stage and starts no boot', async () => {
-    tell('request', RESERVED, [[OPT.requestedIp, ips('10.77.0.11')]]);
-    await answers(1);
-    expect(await boots.list({ limit: 5 })).toEqual([]);
-  });
-
-  it('garbage is counted and the next machine is served', async () => {
-    const junk = [Buffer.alloc(0), Buffer.alloc(240), Buffer.alloc(1400, 255), encode(packetWith([], { op: 2 })) as Uint8Array, encode(packetWith([])) as Uint8Array];
-    for (const bytes of junk) relay.send(bytes, 67, '10.77.0.1');
-    tell('discover', RESERVED);
-    await answers(1);
-    expect(server.counters).toMatchObject({ received: 6, malformed: 3, ignored: 2, offers: 1, failed: 0 });
+  it('gets its reserved address with its host name and routes', async () => {
+    await become(RESERVED);
+    const child = dhcpcd();
+    await said(child, /BOUND ip=10\.77\.0\.11 host=n1 router=10\.77\.0\.254 end/);
+    await eventually(() => leaseAt('10.77.0.11')).toMatchObject({ mac: RESERVED, holder: 'n1', clientId: '01525400000001' });
+    await eventually(async () => await boot.ns.must(['ip', '-4', 'address', 'show', 'dev', 'eth0'])).toContain('10.77.0.11/24');
   });
 });
 
-describe('start', () => {
-  const parts = () => ({ httpPort: 1, booter: undefined as never, leases, reserved: () => undefined, log: createLog('silent'), now: Date.now });
-
-  it('an address that no card has is PORT_UNAVAILABLE, and leaves nothing open', async () => {
-    const other = createDhcpServer({ subnets: [{ ...subnet, serverIp: '10.99.0.1' }], ...parts() });
-    await expect(other.start()).rejects.toMatchObject({ code: 'PORT_UNAVAILABLE', message: expect.stringContaining('10.99.0.1:67') });
-    await server.stop();
-    const alone = createSocket('udp4');
-    alone.bind(67);
-    await once(alone, 'listening');
-    alone.close();
+describe('systemd-networkd', () => {
+  it('configures its card from us: address, route, lease file', async () => {
+    await become(DYNAMIC[0]);
+    writeFileSync(join(dir, '10.network'), '[Match]\nName=eth0\n[Network]\nDHCP=ipv4\nLinkLocalAddressing=no\nIPv6AcceptRA=no\n[DHCPv4]\nSendHostname=yes\nHostname=own-name\n');
+    // The user that it drops to is root there: a user namespace has no other.
+    const child = start(boot.ns, ...inOwnPlace(`mkdir -p /run/systemd/network /run/systemd/netif/leases /run/systemd/netif/links; cp ${join(dir, '10.network')} /run/systemd/network/; chmod -R a+rX /run/systemd; sed 's/^systemd-network:x:[0-9]*:[0-9]*:/systemd-network:x:0:0:/' /etc/passwd > /run/passwd; mount --bind /run/passwd /etc/passwd`, 'env', 'SYSTEMD_LOG_LEVEL=debug', 'SYSTEMD_LOG_TARGET=console', '/lib/systemd/systemd-networkd'));
+    await said(child, /eth0: DHCPv4 address 10\.77\.0\.100\/24.*gateway 10\.77\.0\.254/);
+    await eventually(async () => await boot.ns.must(['ip', '-4', 'route', 'show', 'default'])).toContain('via 10.77.0.254 dev eth0 proto dhcp');
+    // A node keeps its node's name, whatever its system calls itself.
+    await eventually(() => leaseAt('10.77.0.100')).toMatchObject({ mac: DYNAMIC[0], holder: 'n2', hostname: 'own-name' });
+    // It stops with a RELEASE, as it does by default.
+    await ended(child);
+    await eventually(() => lan.logged('dhcp: release').length).toBe(1);
   });
+});
 
-  it('a port that another server keeps for itself is PORT_UNAVAILABLE and says how to find it', async () => {
-    await server.stop();
-    const holder = createSocket('udp4');
-    holder.bind(67);
-    await once(holder, 'listening');
-    try {
-      await expect(server.start()).rejects.toMatchObject({ code: 'PORT_UNAVAILABLE', hint: expect.stringContaining('ss -ulpn') });
-    } finally {
-      holder.close();
-    }
+describe('a restart of the daemon', () => {
+  it('keeps the leases: the client\'s renewal is acknowledged by the new one', async () => {
+    await become(DYNAMIC[0]);
+    const child = start(boot.ns, 'udhcpc', '-i', 'eth0', '-f', '-t', '4', '-T', '2', '-s', join(dir, 'udhcpc'));
+    await said(child, /bound ip=10\.77\.0\.100 .*end/);
+    await lan.restart();
+    child.kill('SIGUSR1');
+    await said(child, /renew ip=10\.77\.0\.100 .*end/);
+    expect(await leaseAt('10.77.0.100')).toMatchObject({ mac: DYNAMIC[0], holder: 'n2' });
   });
 });

@@ -19,7 +19,7 @@ import { AppError } from '../errors.ts';
 import type { DhcpAdmin } from '../http/dhcp.ts';
 import type { Log } from '../log.ts';
 import type { Database } from '../store/db.ts';
-import type { EventStore } from '../store/events.ts';
+import { DATABASE_RECOVERED, type EventStore } from '../store/events.ts';
 import type { LeaseStore } from '../store/leases.ts';
 
 export interface DhcpPlan {
@@ -97,7 +97,10 @@ export async function startDhcp(parts: DhcpParts, stops: (() => unknown)[]): Pro
 
   const check = createConflictCheck();
   stops.push(() => check.close());
-  const startedAt = now();
+  // A restart does not bring back what the snapshot lacked.
+  const [recovery] = await events.list({ kind: DATABASE_RECOVERED, limit: 1 });
+  const recoveredAt = recovery?.at ?? (database.recovered ? now() : undefined);
+  const isCautious = recoveredAt !== undefined && subnets.some(({ leaseSeconds }) => recoveredAt + leaseSeconds * 1000 > now());
   const ledger = createLedger({
     subnets,
     leases: parts.leases,
@@ -108,7 +111,7 @@ export async function startDhcp(parts: DhcpParts, stops: (() => unknown)[]): Pro
       return database.isTight() ? 'the disk is full: what room is left is for nodes' : undefined;
     },
     // Who was given an address after the snapshot has it for one lease time at most.
-    ...(database.recovered ? { cautiousUntil: ({ leaseSeconds }: ServedSubnet) => startedAt + leaseSeconds * 1000 } : {}),
+    ...(isCautious ? { cautiousUntil: ({ leaseSeconds }: ServedSubnet) => recoveredAt + leaseSeconds * 1000 } : {}),
     reserveFor: (subnet, pool, book) => {
       const isPlain = (ip: Ip4) => ip !== subnet.serverIp && ip !== subnet.router && parts.reserved(ip) === undefined;
       const reserve = createReserve({
@@ -116,7 +119,7 @@ export async function startDhcp(parts: DhcpParts, stops: (() => unknown)[]): Pro
         check: (ip) => check.ask(subnet.link!, ip, subnet.serverIp),
         onInUse: (ip, mac) => {
           log.warn({ ip, mac, subnet: formatSubnet(subnet.subnet) }, 'dhcp: a free address is in use by a machine that did not get it here');
-          void ledger.quarantine(ip, now() + QUARANTINE_MS).catch((error: unknown) => log.error({ err: error, ip }, 'dhcp: quarantine not written'));
+          void ledger.inUse(ip, mac, now() + QUARANTINE_MS).catch((error: unknown) => log.error({ err: error, ip }, 'dhcp: quarantine not written'));
           void events.add({ at: now(), kind: 'address-in-use', detail: { ip, mac } }).catch(() => undefined);
         },
         log,

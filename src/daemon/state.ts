@@ -6,7 +6,7 @@ import type { Log } from '../log.ts';
 import { createArtifactStore, type ArtifactStore } from '../store/artifacts.ts';
 import { createBootStore, type BootStore } from '../store/boots.ts';
 import { openDatabase, type Database } from '../store/db.ts';
-import { createEventStore, type EventStore } from '../store/events.ts';
+import { createEventStore, DATABASE_RECOVERED, type EventStore } from '../store/events.ts';
 import { createLeaseStore, type LeaseStore } from '../store/leases.ts';
 import { createNodeStore, type NodeStore } from '../store/nodes.ts';
 import { RESERVE_BYTES } from '../store/reserve.ts';
@@ -46,7 +46,7 @@ export function openState(stateDir: string, log: Log, now: () => number, stops: 
   const { recovered } = database;
   if (recovered) {
     log.error({ ...recovered }, recovered.from ? 'the database was damaged: it was put aside, and the newest good snapshot taken' : 'the database was damaged: it was put aside, and there is no good snapshot: it starts empty');
-    void events.add({ at: now(), kind: 'database-recovered', detail: { ...recovered } }).catch((error: unknown) => log.error({ err: error }, 'event not recorded'));
+    void events.add({ at: now(), kind: DATABASE_RECOVERED, detail: { ...recovered } }).catch((error: unknown) => log.error({ err: error }, 'event not recorded'));
   }
   const taking = startSnapshots(database, {
     dir: snapshots,

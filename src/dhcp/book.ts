@@ -210,7 +210,9 @@ export function createAddressBook(pools: readonly Pool[], leases: Iterable<Known
       const other = lease.declinedUntil === undefined ? byHolder.get(lease.holder) : undefined;
       if (other !== undefined && other !== n) forget(other);
       book.unhold(lease.holder);
-      byIp.set(n, lease);
+      const { ip, mac, holder, expiresAt, declinedUntil } = lease;
+      // No more than is needed: there may be a hundred thousand.
+      byIp.set(n, declinedUntil === undefined ? { ip, mac, holder, expiresAt } : { ip, mac, holder, expiresAt, declinedUntil });
       if (lease.declinedUntil === undefined) byHolder.set(lease.holder, n);
       shelve(n);
     },

@@ -20,8 +20,11 @@ export interface EventStore {
   /** Adds an event; the oldest ones beyond `EVENTS_KEPT` go, because what machines do can fill a disk. */
   add(event: NewEvent): Promise<void>;
   /** Newest first. */
-  list(filter: { readonly node?: string; readonly boot?: string; readonly limit: number }): Promise<readonly Event[]>;
+  list(filter: { readonly kind?: string; readonly node?: string; readonly boot?: string; readonly limit: number }): Promise<readonly Event[]>;
 }
+
+/** The kind of the event that a snapshot took the database's place. */
+export const DATABASE_RECOVERED = 'database-recovered';
 
 export const EVENTS_KEPT = 10_000;
 
@@ -39,8 +42,8 @@ export function createEventStore(db: Database): EventStore {
     'INSERT INTO events (at, kind, node, boot, detail) VALUES (@at, @kind, @node, @boot, @detail)',
   );
   const dropOld = db.prepare<[number | bigint]>('DELETE FROM events WHERE id <= ?');
-  const newest = db.prepare<{ node: string | null; boot: string | null; limit: number }, EventRow>(
-    'SELECT * FROM events WHERE (@node IS NULL OR node = @node) AND (@boot IS NULL OR boot = @boot) ORDER BY id DESC LIMIT @limit',
+  const newest = db.prepare<{ kind: string | null; node: string | null; boot: string | null; limit: number }, EventRow>(
+    'SELECT * FROM events WHERE (@kind IS NULL OR kind = @kind) AND (@node IS NULL OR node = @node) AND (@boot IS NULL OR boot = @boot) ORDER BY id DESC LIMIT @limit',
   );
   return {
     add: ({ at, kind, node, boot, detail }) =>
@@ -48,8 +51,8 @@ export function createEventStore(db: Database): EventStore {
         const { lastInsertRowid } = insert.run({ at, kind, node: node ?? null, boot: boot ?? null, detail: JSON.stringify(detail ?? {}) });
         dropOld.run(Number(lastInsertRowid) - EVENTS_KEPT);
       }),
-    list: async ({ node, boot, limit }) =>
-      db.read(() => newest.all({ node: node ?? null, boot: boot ?? null, limit })).map((row) => ({
+    list: async ({ kind, node, boot, limit }) =>
+      db.read(() => newest.all({ kind: kind ?? null, node: node ?? null, boot: boot ?? null, limit })).map((row) => ({
         id: row.id,
         at: row.at,
         kind: row.kind,

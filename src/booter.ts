@@ -11,6 +11,7 @@ import { endOf, MOST_STAGES, refuseClaim, type Claim, type Report } from './boot
 import { hasStage, type Boot, type StageDetail, type StageName } from './boot/timeline.ts';
 import { canonicalJson } from './digest.ts';
 import type { Discovered } from './discovered.ts';
+import { AppError } from './errors.ts';
 import type { Log } from './log.ts';
 import type { BootStore } from './store/boots.ts';
 import type { EventStore } from './store/events.ts';
@@ -105,7 +106,7 @@ export function createBooter(parts: BooterParts): Booter {
     if (racing) return racing;
     const at = now();
     const mac = request.mac ?? node.macs[0]!;
-    const started = boots.start({ id: newId(at), node: node.name, mac, profile: node.profile, generation: generation.id, startedAt: at });
+    const started: Promise<Boot> = boots.start({ id: newId(at), node: node.name, mac, profile: node.profile, generation: generation.id, startedAt: at });
     starting.set(node.name, started);
     try {
       const boot = await started;
@@ -113,16 +114,24 @@ export function createBooter(parts: BooterParts): Booter {
       if (open) log.warn({ node: node.name, boot: open.id, last: open.stages.at(-1)?.name }, 'boot ended by a new one');
       if (request.uuid) await nodes.see(node.name, { uuid: request.uuid, at });
       return boot;
+    } catch (error) {
+      return unwritten(error, node.name);
     } finally {
       starting.delete(node.name);
     }
+  }
+
+  /** A node gets its address on a full disk, too; what it boots must be written down, so its script waits until there is room. */
+  function unwritten(error: unknown, node: string): undefined {
+    if (!(error instanceof AppError)) throw error;
+    log.error({ node, err: error }, 'boot not recorded');
   }
 
   /** Written when it differs from what was known: retransmitted DISCOVERs cost nothing. */
   async function learnMachine(boot: Boot, { via, asker, arch, firmware, features }: BootRequest): Promise<void> {
     if (via !== 'dhcp' || (asker !== 'rom' && asker !== 'ipxe')) return;
     const machine: Machine = { ...(arch ? { arch } : {}), ...(firmware ? { firmware } : {}), ...(features ? { features } : {}) };
-    if (canonicalJson(machine) !== canonicalJson(boot.machine ?? {})) await boots.setMachine(boot.id, machine);
+    if (canonicalJson(machine) !== canonicalJson(boot.machine ?? {})) await boots.setMachine(boot.id, machine).catch((error: unknown) => unwritten(error, boot.node));
   }
 
   function decideStranger(request: BootRequest, generation: Generation): BootDecision {

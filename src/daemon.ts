@@ -15,7 +15,7 @@ import { createResolver } from './config/resolver.ts';
 import type { Settings } from './config/settings.ts';
 import { watchProfiles } from './config/watch.ts';
 import { openDhcpSockets, planDhcp, startDhcp } from './daemon/dhcp.ts';
-import { openState } from './daemon/state.ts';
+import { makeStateDir, openState } from './daemon/state.ts';
 import { digestOfValue } from './digest.ts';
 import { createDiscovered } from './discovered.ts';
 import { formatFault } from './errors.ts';
@@ -26,9 +26,11 @@ import { SHIPPED } from './shipped.ts';
 import { createRepos } from './postboot/repos.ts';
 import { becomeUser } from './privileges.ts';
 import { createBlobStore } from './store/blobs.ts';
+import type { EventStore } from './store/events.ts';
 import { bootFiles } from './tftp/files.ts';
 import { loadLoaders } from './loaders.ts';
 import { createTftpServer } from './tftp/server.ts';
+import { bindTftp } from './tftp/sockets.ts';
 
 /** Goes up when a generation gets other members: a stored one of another version is then compiled anew. */
 const GENERATION_FORMAT = 2;
@@ -64,7 +66,17 @@ export async function startDaemon(settings: Settings, log: Log): Promise<Daemon>
 async function assemble(settings: Settings, log: Log, now: () => number, stops: (() => unknown)[]) {
   const { stateDir, dhcp } = settings;
   const plan = planDhcp(dhcp, settings.file);
-  const { database, nodes, leases, boots, events, artifacts } = openState(stateDir, log, now, stops);
+  makeStateDir(stateDir);
+  // Root, if we are it, only binds: nothing that a stranger sends and nothing that the user can write is read as root.
+  let events: EventStore | undefined;
+  const sockets = await openDhcpSockets(plan, dhcp, { onEvent: (event) => void events?.add(event).catch((error: unknown) => log.error({ err: error }, 'event not recorded')), log }, stops);
+  const tftpSockets = settings.tftp.enabled ? await bindTftp({ listen: plan.serverIps, links: plan.links }) : undefined;
+  if (tftpSockets) stops.push(() => tftpSockets.close());
+  becomeUser(settings.user, { stateDir, log });
+
+  const state = openState(stateDir, log, now, stops);
+  const { database, nodes, leases, boots, artifacts } = state;
+  events = state.events;
   const discovered = createDiscovered();
   const blobs = createBlobStore(stateDir);
   const images = createImageStore(stateDir);
@@ -117,6 +129,7 @@ async function assemble(settings: Settings, log: Log, now: () => number, stops: 
   const listen = settings.http.listen ?? plan.serverIps;
   const forMachines = await Promise.all(listen.map(async (host) => ({ app: await machines(), host, port: settings.http.port })));
   stops.push(() => Promise.all(forMachines.map(({ app }) => app.close())));
+  await listenOn(forMachines);
 
   const reasons = (): Reason[] => [
     ...running.reasons().map((what) => ({ what, fatal: false })),
@@ -129,15 +142,6 @@ async function assemble(settings: Settings, log: Log, now: () => number, stops: 
     return generations.reload(who);
   };
 
-  const sockets = await openDhcpSockets(plan, dhcp, { events, log, now }, stops);
-  const tftp = settings.tftp.enabled && createTftpServer({ listen: plan.serverIps, links: plan.links, files: bootFiles({ loaders, booter, httpPort: settings.http.port }), booter, log, now: () => performance.now() });
-  if (tftp) {
-    stops.push(() => tftp.stop());
-    await tftp.bind();
-  }
-  // Port 80 may need root, too; nothing that a stranger sends is read as root.
-  await listenOn(forMachines);
-  becomeUser(settings.user, { stateDir, log });
   const running = await startDhcp(
     {
       plan,
@@ -158,7 +162,11 @@ async function assemble(settings: Settings, log: Log, now: () => number, stops: 
     },
     stops,
   );
-  if (tftp) await tftp.start();
+  if (tftpSockets) {
+    const tftp = createTftpServer({ sockets: tftpSockets, files: bootFiles({ loaders, booter, httpPort: settings.http.port }), booter, log, now: () => performance.now() });
+    stops.push(() => tftp.stop());
+    tftp.start();
+  }
   const metrics = createMetrics({ dhcp: running.admin.status, leases: () => running.ledger.size });
   // Last, so that /readyz speaks for all that machines need.
   const people = () => createHttp('people', log, (app) => apiRoutes(app, { generation: generations.current, reload, reasons, nodes, boots, artifacts, discovered, leases: running.ledger, dhcp: running.admin, metrics }));

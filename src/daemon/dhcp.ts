@@ -19,7 +19,7 @@ import { AppError } from '../errors.ts';
 import type { DhcpAdmin } from '../http/dhcp.ts';
 import type { Log } from '../log.ts';
 import type { Database } from '../store/db.ts';
-import { DATABASE_RECOVERED, type EventStore } from '../store/events.ts';
+import { DATABASE_RECOVERED, type EventStore, type NewEvent } from '../store/events.ts';
 import type { LeaseStore } from '../store/leases.ts';
 
 export interface DhcpPlan {
@@ -41,14 +41,17 @@ export function planDhcp(dhcp: DhcpSettings, file: string): DhcpPlan {
   };
 }
 
+/** Milliseconds since 1970 at the start of the process, and from then on as time passes: a clock that is set must not stop a link for hours. */
+const steady = (): number => performance.timeOrigin + performance.now();
+
 /** What needs the right to bind low ports. */
 export interface DhcpSockets {
   readonly transport: Transport;
   readonly lookout: Lookout;
 }
 
-export async function openDhcpSockets({ subnets, links, serverIps }: DhcpPlan, dhcp: DhcpSettings, parts: { readonly events: EventStore; readonly log: Log; readonly now: () => number }, stops: (() => unknown)[]): Promise<DhcpSockets> {
-  const { events, log, now } = parts;
+export async function openDhcpSockets({ subnets, links, serverIps }: DhcpPlan, dhcp: DhcpSettings, parts: { readonly onEvent: (event: NewEvent) => void; readonly log: Log }, stops: (() => unknown)[]): Promise<DhcpSockets> {
+  const { onEvent, log } = parts;
   const transport = await openTransport({ links, log });
   stops.push(() => transport.close());
   const watched = dhcp.onConflict === 'ignore' ? [] : subnets.filter(({ mode, link }) => mode === 'full' && link !== undefined);
@@ -56,9 +59,9 @@ export async function openDhcpSockets({ subnets, links, serverIps }: DhcpPlan, d
     links: [...new Map(watched.map(({ link, serverIp }) => [link!, { name: link!, serverIp }])).values()],
     ours: serverIps,
     welcome: dhcp.otherServers,
-    onEvent: (event) => void events.add(event).catch((error: unknown) => log.error({ err: error }, 'event not recorded')),
+    onEvent,
     log,
-    now,
+    now: steady,
   });
   stops.push(() => lookout.close());
   return { transport, lookout };
@@ -99,12 +102,13 @@ export async function startDhcp(parts: DhcpParts, stops: (() => unknown)[]): Pro
   stops.push(() => check.close());
   // A restart does not bring back what the snapshot lacked.
   const [recovery] = await events.list({ kind: DATABASE_RECOVERED, limit: 1 });
-  const recoveredAt = recovery?.at ?? (database.recovered ? now() : undefined);
+  const recoveredAt = database.recovered ? now() : recovery?.at;
   const isCautious = recoveredAt !== undefined && subnets.some(({ leaseSeconds }) => recoveredAt + leaseSeconds * 1000 > now());
   const ledger = createLedger({
     subnets,
     leases: parts.leases,
     reserved: parts.reserved,
+    ruledElsewhere: (ip) => dhcp.otherServers.length > 0 || dhcp.subnets.some(({ subnet, mode }) => mode === 'off' && subnetContains(subnet, ip)),
     noNew: ({ link }) => {
       const { dynamic, why } = link === undefined ? { dynamic: true, why: undefined } : lookout.permits(link);
       if (!dynamic) return why ?? 'another DHCP server may be on this link';
@@ -123,7 +127,7 @@ export async function startDhcp(parts: DhcpParts, stops: (() => unknown)[]): Pro
           void events.add({ at: now(), kind: 'address-in-use', detail: { ip, mac } }).catch(() => undefined);
         },
         log,
-        now,
+        now: steady,
       });
       stops.push(() => reserve.stop());
       return reserve;
@@ -143,6 +147,7 @@ export async function startDhcp(parts: DhcpParts, stops: (() => unknown)[]): Pro
     transport,
     log,
     now,
+    steady,
   });
   server.start();
   stops.push(() => server.stop());

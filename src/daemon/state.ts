@@ -26,9 +26,8 @@ export interface State {
   readonly artifacts: ArtifactStore;
 }
 
-/** Makes the directory if need be. STORE_UNUSABLE when there can be no database in it. */
+/** STORE_UNUSABLE when there can be no database in the directory. */
 export function openState(stateDir: string, log: Log, now: () => number, stops: (() => unknown)[]): State {
-  makeStateDir(stateDir);
   const snapshots = join(stateDir, 'snapshots');
   const database = openDatabase(join(stateDir, 'rackseed.db'), {
     recoverFrom: snapshots,
@@ -65,7 +64,8 @@ export function openState(stateDir: string, log: Log, now: () => number, stops: 
   return { database, nodes: createNodeStore(database), leases: createLeaseStore(database), boots, events, artifacts: createArtifactStore(database) };
 }
 
-function makeStateDir(stateDir: string): void {
+/** STORE_UNUSABLE when it cannot be. */
+export function makeStateDir(stateDir: string): void {
   try {
     mkdirSync(stateDir, { recursive: true, mode: 0o750 });
   } catch (error) {

@@ -68,7 +68,7 @@ interface Shelf {
 /** Machines may ask for shorter leases, which end out of turn: a pool that seems used up is searched for them so often, in milliseconds. */
 const SEARCH_EVERY_MS = 1000;
 
-/** So many addresses are looked at before the pool counts as used up: a bound on the work of one DISCOVER. */
+/** So many addresses of each kind are looked at before the pool counts as used up for now: a bound on the work of one DISCOVER. */
 const MOST_TURNED_DOWN = 512;
 
 export function createAddressBook(pools: readonly Pool[], leases: Iterable<KnownLease> = []): AddressBook {
@@ -132,17 +132,26 @@ export function createAddressBook(pools: readonly Pool[], leases: Iterable<Known
     return undefined;
   }
 
-  /** One that was somebody's, or that was turned down before. */
+  /** One that was somebody's, or that was turned down before. What is turned down now goes to the end of its place: the next search begins behind it. */
   function again(shelf: Shelf, now: number, accept: (ip: Ip4) => boolean): Ip4 | undefined {
-    let turnedDown = 0;
     for (const place of [shelf.returned, shelf.released, shelf.leased]) {
+      const passedBy: number[] = [];
+      let found: Ip4 | undefined;
       for (const n of place) {
-        if (place === shelf.leased && byIp.get(n)!.expiresAt > now) break;
-        if (holds.has(n)) continue;
+        if (passedBy.length === MOST_TURNED_DOWN || (place === shelf.leased && byIp.get(n)!.expiresAt > now)) break;
         const ip = ip4FromNumber(n);
-        if (accept(ip)) return ip;
-        if (++turnedDown >= MOST_TURNED_DOWN) return undefined;
+        if (!holds.has(n) && accept(ip)) {
+          found = ip;
+          break;
+        }
+        passedBy.push(n);
       }
+      for (const n of passedBy) {
+        place.delete(n);
+        // Those whose lease ended are no more in the order of ends.
+        (place === shelf.leased ? shelf.released : place).add(n);
+      }
+      if (found) return found;
     }
     return undefined;
   }
@@ -208,8 +217,12 @@ export function createAddressBook(pools: readonly Pool[], leases: Iterable<Known
       const before = byIp.get(n);
       if (before && byHolder.get(before.holder) === n) byHolder.delete(before.holder);
       const other = lease.declinedUntil === undefined ? byHolder.get(lease.holder) : undefined;
-      if (other !== undefined && other !== n) forget(other);
+      // Also what the same card had before its machine became a node.
+      const older = lease.declinedUntil === undefined ? byHolder.get(lease.mac) : undefined;
+      for (const gone of [other, older]) if (gone !== undefined && gone !== n) forget(gone);
       book.unhold(lease.holder);
+      // Whoever was offered what is another's now, because our record of it was lost.
+      if (lease.declinedUntil === undefined) dropHold(n);
       const { ip, mac, holder, expiresAt, declinedUntil } = lease;
       // No more than is needed: there may be a hundred thousand.
       byIp.set(n, declinedUntil === undefined ? { ip, mac, holder, expiresAt } : { ip, mac, holder, expiresAt, declinedUntil });

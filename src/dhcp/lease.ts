@@ -2,7 +2,7 @@
 import { broadcastOf, formatSubnet, ip4ToNumber, subnetContains, type Ip4, type Mac } from '../addr.ts';
 import type { Node } from '../boot/node.ts';
 import { inRanges, type AddressBook, type KnownLease } from './book.ts';
-import { ipOf, OPT, relayLinkOf } from './options.ts';
+import { ipOf, messageOf, OPT, relayLinkOf } from './options.ts';
 import { NO_IP, type Packet } from './packet.ts';
 import type { Pool, ServedSubnet } from './subnet.ts';
 import type { Ingress } from './transport.ts';
@@ -24,6 +24,8 @@ export interface Addresses {
   readonly cautious?: boolean;
   /** Takes a dynamic address only when it was seen to be free on the link; absent: none is looked for. */
   readonly checked?: ((pool: Pool, accept: (ip: Ip4) => boolean) => Ip4 | undefined) | undefined;
+  /** An address that another server of the same wire may rule: never the cause of a NAK. */
+  readonly ruledElsewhere?: ((ip: Ip4) => boolean) | undefined;
   /** Milliseconds since 1970. */
   readonly now: number;
 }
@@ -93,6 +95,8 @@ function obstacle(from: Addresses, who: Candidate, ip: Ip4): string | undefined 
   const lease = book.leaseAt(ip);
   if (lease?.declinedUntil !== undefined && lease.declinedUntil > now) return 'is in quarantine: a machine found it in use';
   if (lease && lease.expiresAt > now && !(isOwn(lease, who) && mayTakeOver(who, lease.mac))) return `is leased to ${lease.mac}`;
+  // What is its own is its own, whoever was offered it while we did not know.
+  if (lease && lease.expiresAt > now) return undefined;
   const hold = book.holdAt(ip);
   if (hold && hold.until > now && hold.holder !== who.holder) return `is offered to ${hold.mac}`;
   return undefined;
@@ -164,6 +168,7 @@ export function judgeRequest(from: Addresses, who: Candidate, asked: { readonly 
   const { ip, state } = asked;
   const { subnet, book } = from;
   const wrong = obstacle(from, who, ip);
+  if (wrong && !subnetContains(from.subnet.subnet, ip) && from.ruledElsewhere?.(ip)) return { kind: 'silent', why: `${ip} may be another server's` };
   if (wrong) return { kind: 'nak', why: `${ip} ${wrong}` };
   const held = leaseOf(book, who);
   // Acknowledged, it would end the lease of a card that is in use.
@@ -199,5 +204,9 @@ export function subnetFor(subnets: readonly ServedSubnet[], packet: Packet, from
   const here = subnets.filter((entry) => entry.link === from.link);
   // A relayed machine renews by unicast, past its relay.
   const routed = packet.ciaddr !== NO_IP && from.from === packet.ciaddr ? holding(subnets, packet.ciaddr) : undefined;
+  // Whoever has an address elsewhere sent this from afar, past every relay: it is on no link of ours. But for one who was carried here and
+  // does not know it yet.
+  const strays = from.from === packet.ciaddr && stateOf(packet)?.state === 'renewing' && messageOf(packet.options) === 'request';
+  if (from.from !== NO_IP && !routed && !strays && !holding(here, from.from)) return undefined;
   return holding(here, packet.ciaddr) ?? routed ?? holding(here, known) ?? here[0];
 }

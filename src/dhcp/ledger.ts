@@ -15,6 +15,8 @@ export interface LedgerParts {
   readonly reserveFor?: (subnet: ServedSubnet, pool: Pool, book: AddressBook) => Reserve;
   /** Why this subnet gives out no new address just now. */
   readonly noNew?: (subnet: ServedSubnet) => string | undefined;
+  /** Addresses that another server of the same wire may rule. */
+  readonly ruledElsewhere?: (ip: Ip4) => boolean;
   /** Until when leases may be missing, because they come from a snapshot; in milliseconds since 1970. */
   readonly cautiousUntil?: (subnet: ServedSubnet) => number | undefined;
   /** Milliseconds since 1970. */
@@ -95,11 +97,11 @@ export function createLedger(parts: LedgerParts): Ledger {
       // After the time of caution only where it is asked for.
       const checks = reserves.size > 0 && (subnet.conflictCheck || cautious);
       const checked: Addresses['checked'] = checks ? (pool, accept) => reserves.get(pool)?.take(accept) : undefined;
-      return { subnet, book, reserved, now: at, noNew: parts.noNew?.(subnet), cautious, checked };
+      return { subnet, book, reserved, now: at, noNew: parts.noNew?.(subnet), cautious, checked, ruledElsewhere: parts.ruledElsewhere };
     },
-    async take(subnet, ip, { mac, holder }, details) {
+    async take(subnet, ip, { mac, holder, booting }, details) {
       const { name, book } = entries.get(subnet)!;
-      const lease = await leases.take({ ip, mac, holder, subnet: name, ...details }, now());
+      const lease = await leases.take({ ip, mac, holder, subnet: name, takeOver: booting, ...details }, now());
       if (lease) book.put(lease);
       return lease !== undefined;
     },

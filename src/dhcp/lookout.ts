@@ -99,6 +99,8 @@ interface Probe {
 const DISCOVERS_AT_MS = [0, 1_500, 3_000] as const;
 const PREFLIGHT_MS = 4_500;
 const TICK_MS = 1_000;
+/** Servers that one probe names. */
+const MOST_FOUND = 8;
 /** Transaction ids of probes that have ended. */
 const SPENT_KEPT = 64;
 /** A machine of the link answers ARP in 12 ms. */
@@ -163,7 +165,8 @@ export async function openLookout({ links, ours, welcome, onEvent, log, now }: L
     const ip = ipOf(packet.options, OPT.serverId) ?? from;
     if (accepted.has(ip)) return;
     probe.watched.offers++;
-    if (probe.found.has(ip)) return;
+    // Anybody can make up any number of them; one is enough to stop.
+    if (probe.found.has(ip) || probe.found.size >= MOST_FOUND) return;
     const found = macOfServer(probe.watched, ip).then((mac) => ({ link: probe.watched.link.name, ip, ...(mac ? { mac } : {}) }));
     probe.found.set(ip, found);
     void found.then(probe.onFound);

@@ -47,6 +47,8 @@ const RECHECK_AT = 0.75;
 const LEFT_ALONE_MS = 60_000;
 /** So many used addresses of one MAC and none free: a router that answers for all (proxy ARP), not so many machines. */
 const SUSPICIOUS = 16;
+/** After an address could not be asked for: the card is down, or has no ARP. */
+const PAUSE_MS = 5_000;
 
 export function createReserve(parts: ReserveParts): Reserve {
   const { size: leastSize = 32, mostSize = 256, maxAgeMs = 600_000, next, check, onInUse, log, now } = parts;
@@ -61,14 +63,20 @@ export function createReserve(parts: ReserveParts): Reserve {
   let dry = 0;
   let inUse = 0;
   let stopped = false;
+  let pausedUntil = -Infinity;
+  let resuming: NodeJS.Timeout | undefined;
   let saidUnknown = -Infinity;
   const sweeping = setInterval(sweep, maxAgeMs / 10).unref();
 
+  const resume = (): void => {
+    resuming = undefined;
+    refill();
+  };
   const isNew = (ip: Ip4): boolean => !ready.has(ip) && !checking.has(ip) && (leftAlone.get(ip) ?? -Infinity) <= now();
   const isFresh = (checkedAt: number): boolean => now() - checkedAt < maxAgeMs;
 
   function refill(): void {
-    while (!stopped && checking.size < AT_ONCE && ready.size + checking.size < size) {
+    while (!stopped && now() >= pausedUntil && checking.size < AT_ONCE && ready.size + checking.size < size) {
       const ip = next(isNew);
       if (ip === undefined) break;
       start(ip);
@@ -96,6 +104,9 @@ export function createReserve(parts: ReserveParts): Reserve {
     }
     leftAlone.set(ip, now() + LEFT_ALONE_MS);
     if (verdict.kind === 'unknown') {
+      // When one cannot be asked for, mostly none can: not the whole pool in one turn of the event loop.
+      pausedUntil = now() + PAUSE_MS;
+      resuming ??= setTimeout(resume, PAUSE_MS).unref();
       // One line a minute: when one cannot be asked for, mostly none can.
       if (now() - saidUnknown < LEFT_ALONE_MS) return;
       saidUnknown = now();
@@ -106,7 +117,8 @@ export function createReserve(parts: ReserveParts): Reserve {
     answersFor.count = answersFor.mac === verdict.mac ? answersFor.count + 1 : 1;
     answersFor.mac = verdict.mac;
     if (answersFor.count === SUSPICIOUS) log.error({ mac: verdict.mac, hint: 'a router with proxy ARP? switch it off there, or set conflictCheck: off for this subnet' }, 'dhcp: one machine answers for every free address');
-    onInUse(ip, verdict.mac);
+    // A router that answers for all takes no address: they are left alone, not put into quarantine one by one.
+    if (answersFor.count < SUSPICIOUS) onInUse(ip, verdict.mac);
   }
 
   /** Those that get old are checked again, and stay ready meanwhile; what a quiet time does not need is given back. */
@@ -157,6 +169,7 @@ export function createReserve(parts: ReserveParts): Reserve {
     stop() {
       stopped = true;
       clearInterval(sweeping);
+      clearTimeout(resuming);
       for (const done of idle.splice(0)) done();
     },
   };

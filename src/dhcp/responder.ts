@@ -6,6 +6,7 @@ import type { Answer, Booter } from '../booter.ts';
 import { AppError } from '../errors.ts';
 import type { Log } from '../log.ts';
 import { identify } from './client.ts';
+import { noCounts, type Counters } from './counters.ts';
 import { chooseAddress, HOLD_MS, judgeRequest, QUARANTINE_MS, stateOf, subnetFor, type Candidate } from './lease.ts';
 import type { Ledger } from './ledger.ts';
 import { hostNameOf } from './names.ts';
@@ -39,33 +40,6 @@ export interface ResponderParts {
   readonly now: () => number;
 }
 
-/** Datagrams since the start, by what became of them. */
-export interface Counters {
-  received: number;
-  /** Not DHCP at all. */
-  malformed: number;
-  /** DHCP, but not for a server: replies, BOOTP, other hardware than Ethernet, unknown messages, releases of what is not leased. */
-  ignored: number;
-  /** Of no subnet of ours: a foreign relay, a link that we do not serve. */
-  foreign: number;
-  /** Of machines that we leave to others. */
-  silent: number;
-  /** A machine that we want to answer, but cannot: the pool is used up, the packet too long. */
-  refused: number;
-  offers: number;
-  acks: number;
-  naks: number;
-  /** Boot fields beside another server's lease: OFFERs on port 67 and ACKs on port 4011. */
-  proxied: number;
-  informs: number;
-  releases: number;
-  declines: number;
-  /** The kernel did not take an answer. */
-  unsent: number;
-  /** Our own failures. */
-  failed: number;
-}
-
 export interface Responder {
   /** Resolves when the datagram is dealt with; never rejects. */
   receive(bytes: Uint8Array, from: Ingress): Promise<void>;
@@ -92,7 +66,7 @@ interface Wanted extends Exchange {
 
 export function createResponder(parts: ResponderParts): Responder {
   const { subnets, booter, ledger, log, now, watch } = parts;
-  const counters: Counters = { received: 0, malformed: 0, ignored: 0, foreign: 0, silent: 0, refused: 0, offers: 0, acks: 0, naks: 0, proxied: 0, informs: 0, releases: 0, declines: 0, unsent: 0, failed: 0 };
+  const counters = noCounts();
   const warnedAt = new Map<string, number>();
   const ourIps = new Set(subnets.map((subnet) => subnet.serverIp));
 
@@ -105,10 +79,10 @@ export function createResponder(parts: ResponderParts): Responder {
     const subnet = subnetFor(subnets, packet, from, known);
     if (!subnet) return void counters.foreign++;
     const exchange: Exchange = { packet, mac, from, subnet, request: identify(packet, subnet.serve) };
+    const permitted = subnet.mode === 'full' && subnet.link !== undefined ? watch?.permits(subnet.link) : undefined;
+    if (permitted && !permitted.reservations) return void counters.silent++;
     if (from.port === 4011) return type === 'request' || type === 'inform' ? onBootServerRequest(exchange) : void counters.ignored++;
     if (subnet.mode === 'proxy') return onProxied(exchange);
-    const permitted = subnet.link === undefined ? undefined : watch?.permits(subnet.link);
-    if (permitted && !permitted.reservations) return void counters.silent++;
     switch (type) {
       case 'discover':
         return onDiscover(exchange);
@@ -163,14 +137,16 @@ export function createResponder(parts: ResponderParts): Responder {
     if (verdict.kind === 'nak') return nak(wanted, verdict.why);
     const { ip } = verdict;
     const reply = renderLease(wanted.parts, 'ack', ip);
-    if (!reply) return;
+    // What cannot be sent must not be written.
+    const bytes = reply && encoded(wanted, reply);
+    if (!reply || !bytes) return;
     // Durable before the ACK leaves, and the database settles races: the loser gets a NAK.
     const taken = await take(wanted, ip);
     if (taken === 'no') return nak(wanted, `${ip} was taken by another machine`);
     if (taken === 'unknown') return void counters.failed++;
     // Before the ACK: the machine's first TFTP or HTTP request may follow it within a millisecond, known by this address alone.
     if (wanted.bootId) await booter.leased(wanted.bootId, ip, mac);
-    if (!(await send(wanted, reply))) return;
+    if (!(await transmit(wanted, reply, bytes))) return;
     counters.acks++;
     tell(wanted, 'dhcp: ack', ip);
     record(wanted, 'lease', ip);
@@ -183,7 +159,7 @@ export function createResponder(parts: ResponderParts): Responder {
     const details = {
       expiresAt: now() + leaseSecondsFor(packet, subnet) * 1000,
       ...(hostname ? { hostname } : {}),
-      ...(clientId ? { clientId: Buffer.from(clientId).toString('hex') } : {}),
+      ...(clientId && clientId.length <= LONGEST_CLIENT_ID ? { clientId: Buffer.from(clientId).toString('hex') } : {}),
     };
     try {
       return (await ledger.take(subnet, ip, candidate, details)) ? 'yes' : 'no';
@@ -297,21 +273,29 @@ export function createResponder(parts: ResponderParts): Responder {
     if (await send(wanted, renderNak(wanted.packet, wanted.subnet, why))) counters.naks++;
   }
 
-  async function send(wanted: Wanted, reply: Packet): Promise<boolean> {
-    const { packet, from } = wanted;
+  /** Shortened if need be; undefined, and the log says so, when it does not fit its client even so. */
+  function encoded(wanted: Wanted, reply: Packet): Uint8Array | undefined {
+    const { packet } = wanted;
     const most = maxBytesFor(packet);
     let bytes = encode(reply, most);
     if (!(bytes instanceof Uint8Array)) {
       const shorter = shortenable(reply, packet);
       bytes = encode(shorter.packet, most, shorter);
     }
-    if (!(bytes instanceof Uint8Array)) {
-      refuse(wanted, bytes.why);
-      return false;
-    }
+    if (bytes instanceof Uint8Array) return bytes;
+    refuse(wanted, bytes.why);
+    return undefined;
+  }
+
+  async function transmit({ packet, from }: Wanted, reply: Packet, bytes: Uint8Array): Promise<boolean> {
     const sent = await parts.send(from.link, from.port, bytes, destination(packet, reply, from));
     if (!sent) counters.unsent++;
     return sent;
+  }
+
+  async function send(wanted: Wanted, reply: Packet): Promise<boolean> {
+    const bytes = encoded(wanted, reply);
+    return bytes !== undefined && transmit(wanted, reply, bytes);
   }
 
   /** Written behind the answer: the store keeps the order, and a machine must not wait for its record. */
@@ -321,16 +305,22 @@ export function createResponder(parts: ResponderParts): Responder {
 
   /** Of strangers one line a minute of each kind: made-up addresses must not fill the log. */
   function warn({ mac, candidate: { node } }: Wanted, what: string, why: string): void {
+    log[node !== undefined || isFirst(what) ? 'warn' : 'debug']({ mac, node: node?.name, why }, what);
+  }
+
+  /** In a minute. */
+  function isFirst(what: string): boolean {
     const at = now();
-    const first = node !== undefined || at - (warnedAt.get(what) ?? -Infinity) >= WARN_EVERY_MS;
-    if (first && !node) warnedAt.set(what, at);
-    log[first ? 'warn' : 'debug']({ mac, node: node?.name, why }, what);
+    if (Math.abs(at - (warnedAt.get(what) ?? -Infinity)) < WARN_EVERY_MS) return false;
+    warnedAt.set(what, at);
+    return true;
   }
 
   /** Nodes are what people look for in a log; of strangers there may be thousands. */
   function tell({ mac, candidate, request, answer: { decision } }: Wanted, what: string, ip?: Ip4): void {
     const level = candidate.node ? 'info' : 'debug';
-    if (log.isLevelEnabled(level)) log[level]({ mac, ip, node: candidate.node?.name, asker: request.asker, decision: decision.kind }, what);
+    if (!log.isLevelEnabled(level)) return;
+    log[level]({ mac, ip, node: candidate.node?.name, asker: request.asker, decision: decision.kind, ...(decision.kind === 'hold' ? { why: decision.why } : {}) }, what);
   }
 
   return {
@@ -346,7 +336,7 @@ export function createResponder(parts: ResponderParts): Responder {
           log.debug({ why: error.message, bytes: bytes.length }, 'dhcp: malformed datagram');
         } else {
           counters.failed++;
-          log.error({ err: error }, 'dhcp: datagram not answered');
+          log[isFirst('failed') ? 'error' : 'debug']({ err: error }, 'dhcp: datagram not answered');
         }
       }
     },
@@ -354,6 +344,8 @@ export function createResponder(parts: ResponderParts): Responder {
 }
 
 const WARN_EVERY_MS = 60_000;
+/** What one option holds; longer ones are pieced together (RFC 3396), and nobody means that by a client id. */
+const LONGEST_CLIENT_ID = 255;
 
 /** Neither nobody nor a group: no card has such an address (IEEE 802). */
 function isCard(mac: Mac): boolean {

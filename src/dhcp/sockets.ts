@@ -3,7 +3,7 @@ import type { Log } from '../log.ts';
 import { createBurst, type Burst } from '../net/burst.ts';
 import { watchCards } from '../net/card-watch.ts';
 import { BUFFER_BYTES, growBuffers, hasDeviceSockets, type BoundSocket } from '../net/device-socket.ts';
-import { drain } from '../net/drain.ts';
+import { drain, LONGEST } from '../net/drain.ts';
 import { closed, openOnDevice, openPort, warnOfOthers, wayOf, type LinkAddresses } from './card-ports.ts';
 import type { DhcpPort, Ingress, Transport } from './transport.ts';
 
@@ -24,6 +24,8 @@ interface CardPort {
 const PORTS: readonly DhcpPort[] = [67, 4011];
 /** Datagrams that came before hear() are kept up to here, about as many as the kernel's buffer holds. */
 const MOST_WAITING = 8_192;
+/** Who asked longer ago has asked again. */
+const WAITED_MS = 4_000;
 const COMPLAIN_MS = 60_000;
 
 /**
@@ -33,15 +35,17 @@ const COMPLAIN_MS = 60_000;
 export async function openTransport({ links, log }: TransportParts): Promise<Transport> {
   const ports: CardPort[] = [];
   const complain = createComplaints(log);
-  const waiting: [bytes: Buffer, from: Ingress][] = [];
+  const waiting: [bytes: Buffer, from: Ingress, at: number][] = [];
   let take: (bytes: Buffer, from: Ingress) => void = (bytes, from) => {
-    if (waiting.length < MOST_WAITING) waiting.push([bytes, from]);
+    if (waiting.length < MOST_WAITING) waiting.push([bytes, from, performance.now()]);
   };
   const attach = (one: CardPort): void => {
     const { link, port, sockets } = one;
     const [first] = sockets;
     one.burst = first?.fd === undefined ? undefined : createBurst(first.fd);
-    const heard = (bytes: Buffer, from: string, fromPort: number) => take(bytes, { link, port, from, fromPort });
+    const heard = (bytes: Buffer, from: string, fromPort: number) => {
+      if (bytes.length <= LONGEST) take(bytes, { link, port, from, fromPort });
+    };
     for (const { socket, fd } of sockets) {
       socket.on('message', (bytes, peer) => {
         heard(bytes, peer.address, peer.port);
@@ -104,7 +108,8 @@ export async function openTransport({ links, log }: TransportParts): Promise<Tra
       }),
     hear(taker) {
       take = taker;
-      for (const [bytes, from] of waiting.splice(0)) taker(bytes, from);
+      const oldest = performance.now() - WAITED_MS;
+      for (const [bytes, from, at] of waiting.splice(0)) if (at >= oldest) taker(bytes, from);
     },
     deafen() {
       take = () => {};

@@ -39,7 +39,7 @@ export async function listenOn(apps: readonly { readonly app: FastifyInstance; r
     try {
       await app.listen({ host, port });
     } catch (error) {
-      throw new AppError('PORT_UNAVAILABLE', `HTTP cannot listen on ${host}:${port}: ${(error as NodeJS.ErrnoException).code ?? 'unknown'}`, `is another program on that port (ss -ltnp), and is ${host} one of this machine's addresses (ip addr)?`, error);
+      throw new AppError('PORT_UNAVAILABLE', `HTTP cannot listen on ${host}:${port}: ${(error as NodeJS.ErrnoException).code ?? 'unknown'}`, `is another program on that port (ss -ltnp), and is ${host} one of this machine's addresses (ip addr)? A port below 1024 is bound after root was given up: take a higher one, or user: null`, error);
     }
   }
 }

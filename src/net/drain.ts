@@ -6,8 +6,8 @@ import { FLAGS, HEADER, layOutMessages, LENGTH, type Messages } from './messages
 export type TakeDatagram = (bytes: Buffer, address: string, port: number) => void;
 
 const BATCH = 32;
-/** Longer ones, which no DHCP client sends, are dropped here. */
-const SLOT = 9216;
+/** Bytes of a datagram; longer ones, which no DHCP client sends, are dropped. */
+export const LONGEST = 9216;
 const MSG_TRUNC = 0x20;
 const MSG_DONTWAIT = 0x40;
 
@@ -20,7 +20,7 @@ let scratch: Messages | undefined;
  */
 export function drain(fd: number, take: TakeDatagram): void {
   const c = libc();
-  const messages = c && (scratch ??= layOutMessages(c, BATCH, SLOT));
+  const messages = c && (scratch ??= layOutMessages(c, BATCH, LONGEST));
   if (!messages) return;
   const { table, data } = messages;
   const count = c.recvmmsg(fd, table, BATCH, MSG_DONTWAIT, null);
@@ -28,7 +28,7 @@ export function drain(fd: number, take: TakeDatagram): void {
     const header = i * HEADER;
     const name = messages.nameAt(i);
     const whole = (table.readUInt32LE(header + FLAGS) & MSG_TRUNC) === 0;
-    const bytes = Buffer.from(data.subarray(i * SLOT, i * SLOT + table.readUInt32LE(header + LENGTH)));
+    const bytes = Buffer.from(data.subarray(i * LONGEST, i * LONGEST + table.readUInt32LE(header + LENGTH)));
     if (whole) take(bytes, `${table[name + 4]}.${table[name + 5]}.${table[name + 6]}.${table[name + 7]}`, table.readUInt16BE(name + 2));
   }
 }

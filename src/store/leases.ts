@@ -28,13 +28,15 @@ export interface WantedLease {
   readonly holder?: string;
   readonly subnet: string;
   readonly expiresAt: number;
+  /** False: only the card that has it may renew a holder's running lease. Default true: another card of the holder takes it over. */
+  readonly takeOver?: boolean;
   /** Absent: what the holder said when it took the lease stays. */
   readonly hostname?: string;
   readonly clientId?: string;
 }
 
 /** A lease that another server gave; or a quarantine, which has no `mac`. */
-export interface ForeignLease extends Omit<WantedLease, 'mac'> {
+export interface ForeignLease extends Omit<WantedLease, 'mac' | 'takeOver'> {
   readonly mac?: Mac;
   readonly startedAt?: number;
 }
@@ -114,10 +116,17 @@ export function createLeaseStore(db: Database): LeaseStore {
   const expire = db.prepare<[number, string]>('UPDATE leases SET expires_at = 0 WHERE ip = ? AND mac = ?');
   const remove = db.prepare<[number]>('DELETE FROM leases WHERE ip = ?');
 
-  function take({ ip, mac, holder = mac, subnet, expiresAt, hostname, clientId }: WantedLease, now: number): Lease | undefined {
+  /** Two cards of a running machine may ask in one batch: what the server saw in memory before it does not settle that. */
+  function anotherCardHas(holder: string, subnet: string, mac: Mac, now: number): boolean {
+    const row = of.get(holder, subnet);
+    return row !== undefined && row.expires_at > now && row.mac !== mac;
+  }
+
+  function take({ ip, mac, holder = mac, subnet, expiresAt, takeOver = true, hostname, clientId }: WantedLease, now: number): Lease | undefined {
     const n = ip4ToNumber(ip);
     const row = at.get(n);
     if (row && obstacle(row, holder, mac, now)) return undefined;
+    if (!takeOver && holder !== mac && anotherCardHas(holder, subnet, mac, now)) return undefined;
     const own = row && (row.holder === holder || row.mac === mac) ? row : undefined;
     const name = hostname ?? own?.hostname ?? null;
     const id = clientId ?? own?.client_id ?? null;

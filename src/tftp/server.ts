@@ -1,27 +1,22 @@
 // The TFTP server: one listening socket per address; each read request asks the Booter and gets a transfer of its own.
-import { createSocket, type RemoteInfo, type Socket } from 'node:dgram';
-import { ip4ToNumber, type Ip4 } from '../addr.ts';
+import type { RemoteInfo, Socket } from 'node:dgram';
+import type { Ip4 } from '../addr.ts';
 import type { Answer, Booter } from '../booter.ts';
-import { AppError } from '../errors.ts';
 import type { Log } from '../log.ts';
-import { inheritedSocket } from '../net/inherited.ts';
 import { fileName, type TftpFile, type TftpFiles } from './files.ts';
 import { decodeTftp, encodeTftp, TFTP_ERROR, TftpDecodeError, type TftpRequest } from './packet.ts';
+import type { TftpSockets } from './sockets.ts';
 import { ETHERNET_BLOCK } from './transfer.ts';
 import { runTransfer, type RunningTransfer, type TransferResult } from './transfer-socket.ts';
 
 export interface TftpServerParts {
-  /** Our own addresses on the boot LANs; never 0.0.0.0, an answer must come from the address that was asked. */
-  readonly listen: readonly Ip4[];
-  /** Cards whose socket systemd may have opened (`tftp-<name>`): it stands in for their addresses of `listen`. */
-  readonly links?: readonly { readonly name: string; readonly serverIps: readonly Ip4[] }[];
+  /** Closed by stop(). */
+  readonly sockets: TftpSockets;
   readonly files: TftpFiles;
   readonly booter: Booter;
   readonly log: Log;
   /** Milliseconds on any clock; only differences count, so one that never jumps is best (performance.now). */
   readonly now: () => number;
-  /** Default 69. */
-  readonly port?: number;
   /** What the path carries in one block; default for MTU 1500. */
   readonly maxBlockSize?: number;
 }
@@ -52,10 +47,8 @@ export interface TftpCounters {
 }
 
 export interface TftpServer {
-  /** Binds every address, which may need root. PORT_UNAVAILABLE as AppError when one cannot be had; then none is. */
-  bind(): Promise<void>;
-  /** Serves, after bind() when that has not been done. What comes before is lost, and asked again. */
-  start(): Promise<void>;
+  /** What came before is lost, and asked again. */
+  start(): void;
   /** Ends running transfers with an ERROR 0 and closes the sockets. */
   stop(): Promise<void>;
   counters(): TftpCounters;
@@ -65,12 +58,6 @@ export const MOST_TRANSFERS = 1024;
 export const MOST_TRANSFERS_PER_IP = 64;
 /** A peer that asks anew on the same port after this long without an ACK has begun again: a reset machine, or its last ACK was lost. */
 const BEGAN_AGAIN_MS = 1_000;
-
-interface Listener {
-  readonly socket: Socket;
-  /** Our own address that this peer asked. */
-  readonly localFor: (peer: Ip4) => Ip4;
-}
 
 interface Entry {
   /** The request as it came, to tell a duplicate from another request. */
@@ -91,9 +78,8 @@ class Refusal {
 
 export function createTftpServer(parts: TftpServerParts): TftpServer {
   const { log, now } = parts;
-  const port = parts.port ?? 69;
-  const listeners: Listener[] = [];
-  let bound = false;
+  const { listeners } = parts.sockets;
+  let stopped = false;
   const entries = new Map<string, Entry>();
   const perIp = new Map<Ip4, number>();
   const counts = { requests: 0, complete: 0, aborted: 0, failed: 0, refused: 0, busy: 0, stopped: 0, duplicates: 0, malformed: 0, wrongTid: 0, faults: 0, resent: 0, bytes: 0 };
@@ -156,7 +142,7 @@ export function createTftpServer(parts: TftpServerParts): TftpServer {
     };
     openFile(request, peer.address, local).then(
       (opened) => {
-        if (opened instanceof Refusal || !listeners.some((one) => one.socket === socket)) {
+        if (opened instanceof Refusal || stopped) {
           release();
           if (!(opened instanceof Refusal)) return void counts.stopped++;
           counts.refused++;
@@ -210,35 +196,13 @@ export function createTftpServer(parts: TftpServerParts): TftpServer {
   }
 
   return {
-    async bind() {
-      bound = true;
-      const inherited = new Set<Ip4>();
-      try {
-        for (const { name, serverIps } of parts.links ?? []) {
-          const found = port === 69 && serverIps.length > 0 ? inheritedSocket(`tftp-${name}`) : undefined;
-          if (!found) continue;
-          serverIps.forEach((local) => inherited.add(local));
-          listeners.push({ socket: found.socket, localFor: (peer) => nearest(serverIps, peer) });
-        }
-        for (const local of parts.listen) {
-          if (!inherited.has(local)) listeners.push({ socket: await listenOn(local, port), localFor: () => local });
-        }
-      } catch (error) {
-        await this.stop();
-        throw error;
-      }
-      // An ICMP error for a refusal that nobody awaits any more must not end the daemon.
-      for (const { socket } of listeners) socket.on('error', () => {});
-    },
-    async start() {
-      if (!bound) await this.bind();
+    start() {
       for (const { socket, localFor } of listeners) socket.on('message', (datagram, peer) => onDatagram(socket, localFor(peer.address), datagram, peer));
     },
     async stop() {
-      bound = false;
-      const open = listeners.splice(0);
+      stopped = true;
       for (const entry of [...entries.values()]) entry.run?.stop('the server is stopping');
-      await Promise.all(open.map(({ socket }) => new Promise<void>((resolve) => socket.close(resolve))));
+      await parts.sockets.close();
     },
     counters: () => ({ ...counts, active: entries.size }),
   };
@@ -251,35 +215,4 @@ function refusalOf(request: TftpRequest): Refusal | undefined {
   // RFC 1350: netascii is a legal mode that we do not offer (0, see message); mail is for writing only, and the rest is no mode at all (4).
   if (request.mode === 'netascii') return new Refusal(TFTP_ERROR.undefined, 'only mode octet (binary) is served');
   return new Refusal(TFTP_ERROR.illegalOperation, 'only mode octet (binary) is served');
-}
-
-/**
- * A socket that is bound to a card does not tell which address of it was asked. A card has one, nearly always; of several it is the one in the
- * peer's subnet, which shares the most leading bits with it.
- */
-function nearest(ours: readonly Ip4[], peer: Ip4): Ip4 {
-  const distance = (ip: Ip4) => (ip4ToNumber(ip) ^ ip4ToNumber(peer)) >>> 0;
-  return ours.reduce((best, ip) => (distance(ip) < distance(best) ? ip : best));
-}
-
-async function listenOn(local: Ip4, port: number): Promise<Socket> {
-  // A rack that powers on sends its requests within milliseconds: the default buffer holds a hundred or two.
-  const socket = createSocket({ type: 'udp4', recvBufferSize: 4 << 20 });
-  try {
-    await new Promise<void>((resolve, reject) => {
-      socket.once('error', reject);
-      socket.bind({ address: local, port, exclusive: true }, resolve);
-    });
-  } catch (error) {
-    socket.close();
-    const code = (error as NodeJS.ErrnoException).code;
-    const hint =
-      code === 'EADDRINUSE' ? 'another TFTP server holds it (dnsmasq, tftpd-hpa, atftpd?): stop that one, or set tftp.enabled: false'
-      : code === 'EACCES' ? `port ${port} needs root or the capability CAP_NET_BIND_SERVICE`
-      : code === 'EADDRNOTAVAIL' ? 'no card of this machine has that address'
-      : undefined;
-    throw new AppError('PORT_UNAVAILABLE', `TFTP cannot listen on ${local}:${port} (${code})`, hint, error);
-  }
-  socket.removeAllListeners('error');
-  return socket;
 }

@@ -315,12 +315,12 @@ process.stdin.resume().on('end', () => process.exit());
 `;
   const TFTP = `
 import { createTftpServer } from './src/tftp/server.js';
+import { bindTftp } from './src/tftp/sockets.js';
 const log = Object.fromEntries(['debug', 'info', 'warn', 'error'].map((level) => [level, () => {}]));
 const booter = { ask: async () => ({ decision: { kind: 'loader' } }), seen: async () => {} };
 const files = { open: async (file, { local }) => ({ bytes: Buffer.from(file + ' from ' + local) }) };
-const server = createTftpServer({ listen: ['10.77.0.1', '10.99.0.1'], links: [{ name: 'lan0', serverIps: ['10.99.0.1', '10.77.0.1'] }], files, booter, log, now: () => performance.now() });
-await server.bind();
-await server.start();
+const server = createTftpServer({ sockets: await bindTftp({ listen: ['10.77.0.1', '10.99.0.1'], links: [{ name: 'lan0', serverIps: ['10.99.0.1', '10.77.0.1'] }] }), files, booter, log, now: () => performance.now() });
+server.start();
 process.stdout.write(JSON.stringify({ ready: true, uid: process.getuid() }) + '\\n');
 process.stdin.resume().on('end', () => process.exit());
 `;

@@ -20,6 +20,7 @@ import { bootFiles } from '../../src/tftp/files.ts';
 import { loadLoaders, type Loaders } from '../../src/loaders.ts';
 import { decodeTftp, encodeTftp, type TftpPacket } from '../../src/tftp/packet.ts';
 import { createTftpServer, MOST_TRANSFERS_PER_IP, type TftpServer } from '../../src/tftp/server.ts';
+import { bindTftp } from '../../src/tftp/sockets.ts';
 
 const FIRST = '10.91.0.1';
 const SECOND = '10.91.0.2';
@@ -106,13 +107,13 @@ beforeEach(async () => {
   dir = await mkdtemp(join(tmpdir(), 'rackseed-tftp-'));
   policy = realPolicy();
   server = createTftpServer({
-    listen: [FIRST, SECOND],
+    sockets: await bindTftp({ listen: [FIRST, SECOND] }),
     files: bootFiles({ loaders, booter: policy.booter, httpPort: 8080 }),
     booter: policy.booter,
     log: createLog('silent'),
     now: () => performance.now(),
   });
-  await server.start();
+  server.start();
 });
 
 afterEach(async () => {
@@ -310,8 +311,7 @@ describe('bad manners', () => {
   });
 
   test('a port that is taken is an error with a way out, and leaves nothing bound', async () => {
-    const other = createTftpServer({ listen: ['127.0.0.1', FIRST], files: { open: async () => undefined }, booter: policy.booter, log: createLog('silent'), now: () => performance.now() });
-    await expect(other.start()).rejects.toMatchObject({ code: 'PORT_UNAVAILABLE', message: `TFTP cannot listen on ${FIRST}:69 (EADDRINUSE)`, hint: expect.stringContaining('another TFTP server') });
+    await expect(bindTftp({ listen: ['127.0.0.1', FIRST] })).rejects.toMatchObject({ code: 'PORT_UNAVAILABLE', message: `TFTP cannot listen on ${FIRST}:69 (EADDRINUSE)`, hint: expect.stringContaining('another TFTP server') });
     const free = createSocket('udp4');
     free.bind(69, '127.0.0.1');
     await once(free, 'listening');

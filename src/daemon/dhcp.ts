@@ -41,8 +41,8 @@ export function planDhcp(dhcp: DhcpSettings, file: string): DhcpPlan {
   };
 }
 
-/** Milliseconds since 1970 at the start of the process, and from then on as time passes: a clock that is set must not stop a link for hours. */
-const steady = (): number => performance.timeOrigin + performance.now();
+/** Whole milliseconds since 1970 at the start of the process, and from then on as time passes: a clock that is set must not stop a link for hours. */
+const steady = (): number => Math.round(performance.timeOrigin + performance.now());
 
 /** What needs the right to bind low ports. */
 export interface DhcpSockets {
@@ -59,7 +59,8 @@ export async function openDhcpSockets({ subnets, links, serverIps }: DhcpPlan, d
     links: [...new Map(watched.map(({ link, serverIp }) => [link!, { name: link!, serverIp }])).values()],
     ours: serverIps,
     welcome: dhcp.otherServers,
-    onEvent,
+    // When it was by the clock on the wall, as of every other event.
+    onEvent: (event) => onEvent({ ...event, at: Date.now() }),
     log,
     now: steady,
   });

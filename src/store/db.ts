@@ -55,7 +55,7 @@ interface Queued {
  */
 const PACE_MS = 1;
 /** or until they are so many. */
-const BATCH_ENOUGH = 256;
+const BATCH_ENOUGH = 64;
 
 /** Opens or creates the database and brings it to this version's schema. STORE_UNUSABLE when that cannot be. */
 export function openDatabase(file: string, options: OpenOptions = {}): Database {

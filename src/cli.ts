@@ -211,5 +211,7 @@ try {
 } catch (error) {
   process.exitCode = report(error);
 }
+// What a pipe has not taken yet would be lost.
+await Promise.all([process.stdout, process.stderr].map((stream) => new Promise<void>((resolve) => stream.write('', () => resolve()))));
 // Without a pending answer the loop would end by itself; a command that left something open must not hang a script.
 process.exit();

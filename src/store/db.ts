@@ -22,7 +22,7 @@ export interface Database {
    * rejects its own promise and undoes its own writes only. It must be synchronous and write nothing but SQL: it runs again when a
    * neighbour throws. STORE_UNUSABLE when the transaction as a whole fails (disk full, locked, damaged, closed): then nothing of it is there.
    */
-  write<T>(operation: (sqlite: Sqlite) => T): Promise<T>;
+  write<T>(operation: (sqlite: Sqlite) => T, options?: WriteOptions): Promise<T>;
   /** Bytes that can still be written, inside the file and on its disk. */
   spare(): Spare;
   /** True while the disk is nearly full: what is left is for those who must not fail. Cheap: asks the file system at most once a second. */
@@ -31,6 +31,11 @@ export interface Database {
   refill(): void;
   /** Commits what is queued, then closes. */
   close(): Promise<void>;
+}
+
+export interface WriteOptions {
+  /** It may wait a millisecond for company, while there is any: for what comes by the thousand. Default false. */
+  readonly patient?: boolean;
 }
 
 export interface OpenOptions {
@@ -50,8 +55,8 @@ interface Queued {
 }
 
 /**
- * A commit costs the same for one operation as for twenty. The first one after a pause is made at once; the next ones wait for company so
- * long, in milliseconds,
+ * A commit costs the same for one operation as for twenty. Patient operations wait for company so long, in milliseconds, when the last one had
+ * company a moment ago,
  */
 const PACE_MS = 1;
 /** or until they are so many. */
@@ -72,6 +77,7 @@ export function openDatabase(file: string, options: OpenOptions = {}): Database 
   const space = watchSpace(file, () => Number(freePages.get()) * pageSize);
   let queue: Queued[] = [];
   let committedAt = -Infinity;
+  let hadCompany = false;
   let waiting: NodeJS.Timeout | undefined;
   let damaged = false;
   let tight = false;
@@ -143,6 +149,7 @@ export function openDatabase(file: string, options: OpenOptions = {}): Database 
     clearTimeout(waiting);
     waiting = undefined;
     if (batch.length === 0) return;
+    hadCompany = batch.length > 1;
     let settle: (() => void)[] | undefined;
     try {
       begin.run();
@@ -185,12 +192,12 @@ export function openDatabase(file: string, options: OpenOptions = {}): Database 
         throw isCorruption(error) ? refused(error) : error;
       }
     },
-    write: <T>(operation: (sqlite: Sqlite) => T) =>
+    write: <T>(operation: (sqlite: Sqlite) => T, { patient = false }: WriteOptions = {}) =>
       new Promise<T>((resolve, reject) => {
         queue.push({ operation, resolve: resolve as (value: unknown) => void, reject });
         // setImmediate: behind the poll phase, so that all datagrams that were read in it share the transaction.
-        if (queue.length === BATCH_ENOUGH || (queue.length === 1 && performance.now() - committedAt >= PACE_MS)) setImmediate(flush);
-        else if (queue.length === 1) waiting = setTimeout(flush, PACE_MS);
+        if (patient && queue.length === 1 && hadCompany && performance.now() - committedAt < PACE_MS) waiting = setTimeout(flush, PACE_MS);
+        else if (queue.length === 1 || queue.length === BATCH_ENOUGH || (waiting && !patient)) setImmediate(flush);
       }),
     spare: space.spare,
     isTight,

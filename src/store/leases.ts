@@ -166,7 +166,7 @@ export function createLeaseStore(db: Database): LeaseStore {
   }
 
   return {
-    take: (lease, now) => db.write(() => take(lease, now)),
+    take: (lease, now) => db.write(() => take(lease, now), { patient: true }),
     release: (ip, mac) => db.write(() => void expire.run(ip4ToNumber(ip), mac)),
     decline: (ip, subnet, until) => db.write(() => void replace.run(ip4ToNumber(ip), null, null, subnet, until, until, null, null, null)),
     of: async (holder, subnet) => {

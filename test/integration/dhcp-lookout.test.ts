@@ -39,7 +39,7 @@ beforeAll(async () => {
   ip('link', 'add', 'br0', 'type', 'bridge', 'forward_delay', '0', 'mcast_snooping', '0');
   ip('address', 'add', `${OURS}/24`, 'dev', 'br0');
   ip('link', 'set', 'br0', 'up');
-  for (const [ns, port] of [[rival, 'p0'], [machine, 'p1']] as const) {
+  for (const [ns, port] of [[rival, 'lk0'], [machine, 'lk1']] as const) {
     ip('link', 'add', port, 'type', 'veth', 'peer', 'name', 'eth0', 'netns', String(ns.pid));
     ip('link', 'set', port, 'master', 'br0', 'up');
   }
@@ -57,7 +57,7 @@ beforeAll(async () => {
 });
 
 afterAll(async () => {
-  for (const link of ['br0', 'p0', 'p1', 'wan0']) execFileSync('sh', ['-c', `ip link del ${link} 2>/dev/null || true`]);
+  for (const link of ['br0', 'lk0', 'lk1', 'wan0']) execFileSync('sh', ['-c', `ip link del ${link} 2>/dev/null || true`]);
   for (const ns of [rival, machine, office]) await ns?.close();
 });
 

@@ -32,7 +32,7 @@ beforeAll(async () => {
   ip('link', 'add', 'br0', 'type', 'bridge', 'forward_delay', '0', 'mcast_snooping', '0');
   ip('address', 'add', `${OURS}/24`, 'dev', 'br0');
   ip('link', 'set', 'br0', 'up');
-  [server, clients] = [await openLink('p0'), await openLink('p1')];
+  [server, clients] = [await openLink('px0'), await openLink('px1')];
   for (const { name } of [server, clients]) ip('link', 'set', name, 'master', 'br0');
   await server.ns.must(['ip', 'address', 'add', `${THEIRS}/24`, 'dev', 'eth0']);
 });

@@ -53,9 +53,10 @@ describe('reload', () => {
     const nodes = async () => (await world.api<{ nodes: { name: string; profile: string }[] }>('/api/nodes')).nodes.map(({ name, profile }) => `${name} ${profile}`).sort();
     const seen = (expected: string[]) => vi.waitFor(async () => expect(await nodes()).toEqual(expected), { timeout: 10_000, interval: 50 });
     const n3 = '  n3: { macs: [52:54:00:12:34:58], ip: 127.77.0.13 }\n';
+    const withN3 = fit(GOOD['a.yaml']).replace(/^dhcpOptions:/m, `${n3}dhcpOptions:`);
     await seen(['n1 a', 'n2 a', 'n3 b']);
 
-    put('a.yaml', fit(GOOD['a.yaml']) + n3);
+    put('a.yaml', withN3);
     await vi.waitFor(() => expect(world.log()).toContain('node n3 is taken'), { timeout: 10_000, interval: 50 });
     expect(await nodes()).toEqual(['n1 a', 'n2 a', 'n3 b']);
 

@@ -159,7 +159,8 @@ describe('lease export', () => {
   it('dhcpd reads its form', async () => {
     const out = (await cli('export', '--format', 'isc')).out;
     writeFileSync(join(dir, 'dhcpd.conf'), 'subnet 10.77.0.0 netmask 255.255.255.0 { range 10.77.0.100 10.77.0.120; }\n');
-    const checked = spawnSync('dhcpd', ['-T', '-4', '-cf', join(dir, 'dhcpd.conf'), '-lf', join(dir, file('dhcpd.leases', out))], { encoding: 'utf8' });
+    // Not by its name alone: npm puts a program of the same name, of the package `dhcp`, before it.
+    const checked = spawnSync('/usr/sbin/dhcpd', ['-T', '-4', '-cf', join(dir, 'dhcpd.conf'), '-lf', join(dir, file('dhcpd.leases', out))], { encoding: 'utf8' });
     expect({ status: checked.status, complaint: /(corrupt|line \d+|expecting)[^\n]*/.exec(checked.stderr)?.[0] }).toEqual({ status: 0, complaint: undefined });
     expect(checked.stderr).toMatch(/Wrote 3 leases/);
   });

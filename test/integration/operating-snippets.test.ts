@@ -89,7 +89,8 @@ const SERVERS: readonly (readonly [name: string, start: () => Promise<ChildProce
       const [config, leases] = [join(dir, 'dhcpd.conf'), join(dir, 'dhcpd.leases')];
       writeFileSync(config, iscConfig(blocksOf('isc')[0]!));
       writeFileSync(leases, '');
-      const child = link.ns.spawn(['dhcpd', '-4', '-f', '-d', '-cf', config, '-lf', leases, '-pf', join(dir, 'dhcpd.pid'), 'eth0'], { stdio: ['ignore', 'pipe', 'pipe'] });
+      // Not by its name alone: npm puts a program of the same name, of the package `dhcp`, before it.
+      const child = link.ns.spawn(['/usr/sbin/dhcpd', '-4', '-f', '-d', '-cf', config, '-lf', leases, '-pf', join(dir, 'dhcpd.pid'), 'eth0'], { stdio: ['ignore', 'pipe', 'pipe'] });
       await said(child, /Server starting service|Listening on/);
       return child;
     },

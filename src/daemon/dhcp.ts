@@ -8,8 +8,8 @@ import { createConflictCheck } from '../dhcp/conflict.ts';
 import { QUARANTINE_MS } from '../dhcp/lease.ts';
 import { createLedger, type Ledger } from '../dhcp/ledger.ts';
 import { resolveLinks, type DhcpSettings, type Link } from '../dhcp/links.ts';
-import { decode, DhcpDecodeError } from '../dhcp/packet.ts';
-import { conflictError, openLookout, type Lookout } from '../dhcp/lookout.ts';
+import { conflictError, openLookout, type LinkWatchStatus, type Lookout } from '../dhcp/lookout.ts';
+import { decodeIfDhcp } from '../dhcp/packet.ts';
 import { createReserve } from '../dhcp/ready.ts';
 import { createDhcpServer } from '../dhcp/server.ts';
 import { openTransport } from '../dhcp/sockets.ts';
@@ -157,7 +157,7 @@ export async function startDhcp(parts: DhcpParts, stops: (() => unknown)[]): Pro
     ledger,
     admin: {
       status() {
-        const watched = new Map(lookout.status().map((status) => [status.link, status]));
+        const watched = new Map(lookout.status().map((status) => [status.link, onTheWall(status)]));
         const modeOf = (link: Link) => subnets.find((subnet) => subnet.link === link.name)?.mode ?? link.mode;
         return { links: plan.links.map((link) => ({ link: link.name, mode: modeOf(link), state: 'clear' as const, ...watched.get(link.name) })), counters: { ...server.counters() } };
       },
@@ -181,10 +181,13 @@ async function afterPreflight(subnets: readonly ServedSubnet[], dhcp: DhcpSettin
 
 function repliesFor(lookout: Lookout): (bytes: Uint8Array, from: Ingress) => void {
   return (bytes, from) => {
-    try {
-      lookout.heard(decode(bytes), from);
-    } catch (error) {
-      if (!(error instanceof DhcpDecodeError)) throw error;
-    }
+    const packet = decodeIfDhcp(bytes);
+    if (packet) lookout.heard(packet, from);
   };
+}
+
+/** Times of the steady clock as the clock on the wall has them now: what people read. */
+function onTheWall(status: LinkWatchStatus): LinkWatchStatus {
+  const set = Date.now() - steady();
+  return { ...status, ...(status.since === undefined ? {} : { since: status.since + set }), ...(status.probedAt === undefined ? {} : { probedAt: status.probedAt + set }) };
 }

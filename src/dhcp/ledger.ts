@@ -36,8 +36,8 @@ export interface Ledger {
   addressesOf(subnet: ServedSubnet): Addresses;
   /** Durable when it resolves true; false: another machine has it. STORE_UNUSABLE when it cannot be written. */
   take(subnet: ServedSubnet, ip: Ip4, who: Candidate, details: LeaseDetails): Promise<boolean>;
-  /** The active lease of an address. */
-  leaseAt(ip: Ip4): { readonly mac: Mac; readonly subnet: ServedSubnet } | undefined;
+  /** The card that has the address now. */
+  leasedTo(ip: Ip4): Mac | undefined;
   release(ip: Ip4, mac: Mac): Promise<void>;
   /** Out of use until then. */
   quarantine(ip: Ip4, until: number): Promise<void>;
@@ -105,10 +105,9 @@ export function createLedger(parts: LedgerParts): Ledger {
       if (lease) book.put(lease);
       return lease !== undefined;
     },
-    leaseAt(ip) {
-      const entry = entryAt(ip);
-      const lease = entry?.book.leaseAt(ip);
-      return lease && lease.expiresAt > now() && lease.declinedUntil === undefined ? { mac: lease.mac, subnet: entry!.subnet } : undefined;
+    leasedTo(ip) {
+      const lease = entryAt(ip)?.book.leaseAt(ip);
+      return lease && lease.expiresAt > now() && lease.declinedUntil === undefined ? lease.mac : undefined;
     },
     async release(ip, mac) {
       await leases.release(ip, mac);

@@ -1,8 +1,7 @@
 // Which card each subnet lies on, and what each card does: the settings held against the cards of this machine. Pure.
 import { formatSubnet, ip4FromNumber, ip4ToNumber, netmask, subnetContains, type Ip4, type Subnet } from '../addr.ts';
 import type { Serve } from '../boot/request.ts';
-import type { ExtraOptions } from './option-values.ts';
-import type { DhcpMode, Pool, ServedSubnet } from './subnet.ts';
+import type { DhcpMode, ServedSubnet, SubnetTerms } from './subnet.ts';
 
 /** `off`: its machines are served through relays at most. */
 export type LinkMode = 'off' | DhcpMode;
@@ -14,8 +13,7 @@ export interface InterfaceSettings {
   readonly serve?: Serve;
 }
 
-export interface SubnetSettings {
-  readonly subnet: Subnet;
+export interface SubnetSettings extends SubnetTerms {
   readonly mode?: LinkMode;
   readonly serve?: Serve;
   /** The card on whose link it lies. */
@@ -23,13 +21,6 @@ export interface SubnetSettings {
   readonly serverIp?: Ip4;
   /** No card of ours is on it. */
   readonly relayed: boolean;
-  readonly pools: readonly Pool[];
-  readonly router?: Ip4;
-  readonly dns: readonly Ip4[];
-  readonly domain?: string;
-  readonly leaseSeconds: number;
-  readonly options: ExtraOptions;
-  readonly conflictCheck: boolean;
 }
 
 export interface DhcpSettings {

@@ -8,7 +8,7 @@ import type { NewEvent } from '../store/events.ts';
 import { openClientSocket, type ClientSocket } from './client-socket.ts';
 import { DISCARD_PORT, findNeighbour, ONE_BYTE } from './neighbours.ts';
 import { ipOf, message, messageOf, OPT, uint16s, type Options } from './options.ts';
-import { BROADCAST_FLAG, decode, DhcpDecodeError, encode, NO_IP, type Packet } from './packet.ts';
+import { BROADCAST_FLAG, decodeIfDhcp, encode, NO_IP, type Packet } from './packet.ts';
 import { permits, PROBE_MS, step, UNWATCHED, type Permits, type RivalEvent, type RivalState } from './rivals.ts';
 
 export interface LookoutLink {
@@ -200,7 +200,7 @@ export async function openLookout({ links, ours, welcome, onEvent, log, now }: L
   for (const link of links) {
     try {
       const socket = await openClientSocket(link.name, link.serverIp, (bytes, from) => {
-        const packet = decoded(bytes);
+        const packet = decodeIfDhcp(bytes);
         if (packet) take(packet, from);
       });
       if (socket.asRelay !== undefined) {
@@ -317,15 +317,6 @@ async function macOfServer({ link, socket }: Watched, ip: Ip4): Promise<Mac | un
     if (mac) return mac;
   }
   return undefined;
-}
-
-function decoded(bytes: Uint8Array): Packet | undefined {
-  try {
-    return decode(bytes);
-  } catch (error) {
-    if (error instanceof DhcpDecodeError) return undefined;
-    throw error;
-  }
 }
 
 function pause(ms: number, signal?: AbortSignal): Promise<void> {

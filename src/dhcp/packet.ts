@@ -90,6 +90,16 @@ export function decode(datagram: Uint8Array): Packet {
   };
 }
 
+/** As decode; undefined for what is no DHCP packet, where nobody wants to know why. */
+export function decodeIfDhcp(datagram: Uint8Array): Packet | undefined {
+  try {
+    return decode(datagram);
+  } catch (error) {
+    if (error instanceof DhcpDecodeError) return undefined;
+    throw error;
+  }
+}
+
 /**
  * The packet's bytes, at least 300. When they do not fit `maxBytes` of UDP payload, options move into the empty ones of `file` and `sname` (overload); when even
  * that is too little, those that are `optional` are left out, the last ones first. What does not fit then, or not into a fixed field, is `unsendable`, never

@@ -16,14 +16,9 @@ export interface Pool {
   readonly labels?: Readonly<Record<string, string>>;
 }
 
-export interface ServedSubnet {
+/** What rackseed.yaml says of a subnet, and the rules read as it stands there. */
+export interface SubnetTerms {
   readonly subnet: Subnet;
-  readonly mode: DhcpMode;
-  readonly serve: Serve;
-  /** Our own address towards its machines: option 54, siaddr, the host of every URL. */
-  readonly serverIp: Ip4;
-  /** The card on whose link the subnet lies; absent: its machines reach us through a relay only. */
-  readonly link?: string;
   /** In the order in which they are tried; none in proxy mode. */
   readonly pools: readonly Pool[];
   readonly router?: Ip4;
@@ -34,4 +29,14 @@ export interface ServedSubnet {
   readonly options: ExtraOptions;
   /** Whether a new dynamic address is looked for on the link before it is offered. */
   readonly conflictCheck: boolean;
+}
+
+/** What this machine's cards made of it. */
+export interface ServedSubnet extends SubnetTerms {
+  readonly mode: DhcpMode;
+  readonly serve: Serve;
+  /** Our own address towards its machines: option 54, siaddr, the host of every URL. */
+  readonly serverIp: Ip4;
+  /** The card on whose link the subnet lies; absent: its machines reach us through a relay only. */
+  readonly link?: string;
 }

@@ -24,7 +24,7 @@ export interface Transport {
    * logged here, once a minute a card, and is no error of the caller's.
    */
   send(link: string, port: DhcpPort, bytes: Uint8Array, to: Destination): Promise<boolean>;
-  /** From now on datagrams go to `take`; those that came before wait in the kernel's buffer (4 MiB). `bytes` is the caller's to keep. */
+  /** From now on datagrams go to `take`; those that came before wait, unless it is so long that their clients have asked again. `bytes` is the caller's to keep. */
   hear(take: (bytes: Uint8Array, from: Ingress) => void): void;
   /** No more datagrams come in; answers under way can still be sent. */
   deafen(): void;

@@ -3,7 +3,7 @@ import { createSocket, type Socket } from 'node:dgram';
 import { once } from 'node:events';
 import type { Ip4 } from '../addr.ts';
 import { messageOf } from '../dhcp/options.ts';
-import { decode, DhcpDecodeError, encode, macOf, type Packet } from '../dhcp/packet.ts';
+import { decodeIfDhcp, encode, macOf, type Packet } from '../dhcp/packet.ts';
 import { AppError } from '../errors.ts';
 import type { Card } from './card.ts';
 import { discoverOf, requestOf, releaseOf, type Pretender } from './firmware.ts';
@@ -58,7 +58,7 @@ export async function openExchange(card: Card, who: Pretender): Promise<Exchange
     // A late complaint of the network (ICMP unreachable) says nothing about other servers.
     socket.on('error', () => {});
     socket.on('message', (bytes, { address }) => {
-      const packet = decoded(bytes);
+      const packet = decodeIfDhcp(bytes);
       if (!packet || packet.op !== 2 || packet.xid !== who.xid || macOf(packet) !== who.mac) return;
       take({ packet, from: address, afterMs: Math.round(performance.now() - (startedAt ?? performance.now())) });
     });
@@ -109,15 +109,6 @@ export async function openExchange(card: Card, who: Pretender): Promise<Exchange
       await Promise.all([closed(hearing), closed(sending)]);
     },
   };
-}
-
-function decoded(bytes: Uint8Array): Packet | undefined {
-  try {
-    return decode(bytes);
-  } catch (error) {
-    if (error instanceof DhcpDecodeError) return undefined;
-    throw error;
-  }
 }
 
 async function bind(address: Ip4): Promise<Socket> {

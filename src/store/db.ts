@@ -59,7 +59,7 @@ interface Queued {
  * company a moment ago,
  */
 const PACE_MS = 1;
-/** or until they are so many. */
+/** or until they are so many, or one comes that does not wait. */
 const BATCH_ENOUGH = 64;
 
 /** Opens or creates the database and brings it to this version's schema. STORE_UNUSABLE when that cannot be. */
@@ -171,6 +171,13 @@ export function openDatabase(file: string, options: OpenOptions = {}): Database 
     for (const tell of settle) tell();
   }
 
+  /** Behind the poll phase, so that all datagrams that were read in it share the transaction. */
+  function commitSoon(): void {
+    clearTimeout(waiting);
+    waiting = undefined;
+    setImmediate(flush);
+  }
+
   function isTight(): boolean {
     const was = tight;
     tight = space.isTight();
@@ -195,9 +202,8 @@ export function openDatabase(file: string, options: OpenOptions = {}): Database 
     write: <T>(operation: (sqlite: Sqlite) => T, { patient = false }: WriteOptions = {}) =>
       new Promise<T>((resolve, reject) => {
         queue.push({ operation, resolve: resolve as (value: unknown) => void, reject });
-        // setImmediate: behind the poll phase, so that all datagrams that were read in it share the transaction.
-        if (patient && queue.length === 1 && hadCompany && performance.now() - committedAt < PACE_MS) waiting = setTimeout(flush, PACE_MS);
-        else if (queue.length === 1 || queue.length === BATCH_ENOUGH || (waiting && !patient)) setImmediate(flush);
+        if (queue.length === 1 && patient && hadCompany && performance.now() - committedAt < PACE_MS) waiting = setTimeout(flush, PACE_MS);
+        else if (queue.length === 1 || (waiting && (!patient || queue.length === BATCH_ENOUGH))) commitSoon();
       }),
     spare: space.spare,
     isTight,

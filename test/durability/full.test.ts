@@ -1,7 +1,7 @@
 // A whole daemon on a full disk: nodes boot, strangers get silence and never a false ACK, and all goes on by itself when there is room again.
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { closeSync, mkdtempSync, openSync, rmdirSync, rmSync, writeSync } from 'node:fs';
+import { mkdtempSync, rmdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, expect, it } from 'vitest';
 import { messageOf } from '../../src/dhcp/options.ts';
@@ -9,6 +9,7 @@ import type { BuiltTree } from '../built-tree.ts';
 import { createMachine, createRelay, type Machine, type Relay } from '../integration/machine.ts';
 import { eventually } from '../integration/lan.ts';
 import { buildDaemon, get, HTTP_PORT, openSite, publish, type Serving, type Site } from './site.ts';
+import { fillDisk } from '../full-disk.ts';
 
 /** In a mount namespace of the daemon's own, which ends with it; what was published before goes in. */
 const ON_TMPFS = 'mount -t tmpfs -o size=128m,mode=750 rackseed-test "$0" && cp -a "$1/." "$0" && shift && exec "$@"';
@@ -41,21 +42,6 @@ afterEach(async () => {
   rmdirSync(stateDir);
 });
 
-/** To the last byte that the file system gives. */
-function fillDisk(): void {
-  const fd = openSync(join(inside, 'filler'), 'a');
-  try {
-    for (const size of [1 << 20, 4096, 1]) {
-      const piece = Buffer.alloc(size, 1);
-      for (;;) writeSync(fd, piece);
-    }
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'ENOSPC') throw error;
-  } finally {
-    closeSync(fd);
-  }
-}
-
 async function run(argv: readonly string[]): Promise<void> {
   await once(spawn(argv[0]!, argv.slice(1), { stdio: 'inherit' }), 'exit');
 }
@@ -85,7 +71,7 @@ it('a node boots to ready, a stranger gets silence and every ACK has its row; wi
   await early.dora('os');
   const offer = (await offered.discover('os'))!;
   expect(await reasons()).toEqual([]);
-  fillDisk();
+  fillDisk(join(inside, 'filler'));
   await eventually(reasons).toContain(FULL);
 
   const n1 = machine('52:54:00:00:00:01');
@@ -122,7 +108,7 @@ it('with the reserve used up too, nothing is acknowledged that is not written, b
     const one = machine(`02:00:00:00:01:${n.toString(16).padStart(2, '0')}`);
     return { one, offer: (await one.discover('os'))! };
   }));
-  fillDisk();
+  fillDisk(join(inside, 'filler'));
   // Another process eats what is left inside the files, and keeps them from being cut: the daemon finds nothing.
   const eat = tree.program('eat.js', `
     import BetterSqlite3 from 'better-sqlite3';

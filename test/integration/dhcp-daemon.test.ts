@@ -17,6 +17,8 @@ import { buildDaemon, openSite, type Serving, type Site } from '../durability/si
 import { ended, eventually, ip, openLink, profileOf, startDnsmasq, startLan, watchOutput, type Lan, type Link, type Output } from './lan.ts';
 import { machineOn, openSegment, type Machine, type Option, type Segment, type Way } from './segment.ts';
 
+const SYSTEMD = new URL('systemd.py', import.meta.url).pathname;
+
 const OURS = '10.77.0.1';
 const THEIRS = '10.77.0.9';
 const THEIR_MAC = '52:54:00:00:00:99';
@@ -267,30 +269,9 @@ describe.skipIf(!canRun)('with hardly any rights', () => {
   const NO_CAPABILITY = '0000000000000000';
   /** CAP_NET_BIND_SERVICE is number 10. */
   const BIND_ONLY = '0000000000000400';
-  /** Does what systemd does: opens argv[1]'s sockets, name=port,… on lan0, then runs argv[4:] as uid argv[2], gid argv[3]. */
-  const SYSTEMD = `
-import os, socket, sys
-opened = []
-for word in sys.argv[1].split(','):
-    name, port = word.split('=')
-    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    s.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b'lan0')
-    s.bind(('0.0.0.0', int(port)))
-    opened.append((name, s))
-high = [os.dup2(s.fileno(), 100 + i) for i, (_, s) in enumerate(opened)]
-for i, fd in enumerate(high):
-    os.dup2(fd, 3 + i, inheritable=True)
-os.closerange(3 + len(opened), 200)
-os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(len(opened)), LISTEN_FDNAMES=':'.join(name for name, _ in opened))
-uid, gid = int(sys.argv[2]), int(sys.argv[3])
-os.setgroups([])
-os.setresgid(gid, gid, gid)
-os.setresuid(uid, uid, uid)
-os.execv(sys.argv[4], sys.argv[4:])
-`;
   const withBind = ['setpriv', ...asUser, '--inh-caps', '-all,+net_bind_service', '--ambient-caps', '-all,+net_bind_service', '--bounding-set', '-all,+net_bind_service', '--'];
   const withNothing = ['setpriv', ...asUser, '--inh-caps', '-all', '--bounding-set', '-all', '--'];
-  const withSockets = ['python3', '-c', SYSTEMD, 'dhcp-lan0=67,pxe-lan0=4011,tftp-lan0=69,client-lan0=68', uid!, gid!];
+  const withSockets = ['python3', SYSTEMD, 'dhcp-lan0=lan0=67,pxe-lan0=lan0=4011,tftp-lan0=lan0=69,client-lan0=lan0=68', uid!, gid!];
 
   let tree: BuiltTree;
   let link: Link;

@@ -10,6 +10,8 @@ import { createNamespace, type Namespace } from '../../src/lab/network.ts';
 import { createLog } from '../../src/log.ts';
 import { buildTree, type BuiltTree } from '../built-tree.ts';
 
+const SYSTEMD = new URL('systemd.py', import.meta.url).pathname;
+
 const LAN = { name: 'lan0', serverIps: ['10.77.0.1'] };
 const WAN = { name: 'wan0', serverIps: ['192.168.5.2'] };
 const BROADCAST = '255.255.255.255';
@@ -277,26 +279,6 @@ describe('without koffi', () => {
 
 describe('sockets from systemd', () => {
   /** Does what systemd does: opens sockets on their cards, then runs argv[2:] as nobody, without any capability. argv[1]: name=card=port,... */
-  const SYSTEMD = `
-import os, socket, sys
-opened = []
-for word in sys.argv[1].split(','):
-    name, card, port = word.split('=')
-    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    s.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, card.encode())
-    s.setsockopt(socket.SOL_SOCKET, 33, 4 << 20)
-    s.bind(('0.0.0.0', int(port)))
-    opened.append((name, s))
-high = [os.dup2(s.fileno(), 100 + i) for i, (_, s) in enumerate(opened)]
-for i, fd in enumerate(high):
-    os.dup2(fd, 3 + i, inheritable=True)
-os.closerange(3 + len(opened), 200)
-os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(len(opened)), LISTEN_FDNAMES=':'.join(name for name, _ in opened))
-os.setgroups([])
-os.setresgid(65534, 65534, 65534)
-os.setresuid(65534, 65534, 65534)
-os.execv(sys.argv[2], sys.argv[2:])
-`;
   const PROGRAM = `
 import { readFileSync } from 'node:fs';
 import { openTransport } from './src/dhcp/sockets.js';
@@ -342,7 +324,7 @@ process.stdin.resume().on('end', () => process.exit());
 
   /** What the child says, line by line. */
   async function start(sockets: string, links: readonly string[], program = 'echo.js'): Promise<{ said: Record<string, unknown>[]; until(key: string): Promise<Record<string, unknown>> }> {
-    child = spawn('python3', ['-c', SYSTEMD, sockets, process.execPath, `${tree.dir}/${program}`, ...links], { stdio: ['pipe', 'pipe', 'inherit'] });
+    child = spawn('python3', [SYSTEMD, sockets, '65534', '65534', process.execPath, `${tree.dir}/${program}`, ...links], { stdio: ['pipe', 'pipe', 'inherit'] });
     const said: Record<string, unknown>[] = [];
     createInterface({ input: child.stdout! }).on('line', (line) => said.push(JSON.parse(line) as Record<string, unknown>));
     const until = async (key: string) => {

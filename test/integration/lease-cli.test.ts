@@ -100,7 +100,7 @@ describe('lease import', () => {
     expect((await cli('import', copy)).out).toBe(`${rows.length} imported, 0 skipped, 0 ended already, 0 free or of no use\n`);
     expect((await leases.list()).map((lease) => lease.ip).sort()).toEqual(rows.map((row) => row.ip).sort());
     const active = rows.filter((row) => row.mac !== undefined);
-    expect(active.map((row) => ledger.leaseAt(row.ip)?.mac)).toEqual(active.map((row) => row.mac));
+    expect(active.map((row) => ledger.leasedTo(row.ip))).toEqual(active.map((row) => row.mac));
     expect((await cli('import', copy)).out).toMatch(new RegExp(`^0 imported, ${rows.length} skipped`, 'm'));
   });
 

@@ -1,6 +1,6 @@
 // The database on a full disk: what still succeeds, that a failing write is never acknowledged, and that all works again by itself.
 import { execFileSync } from 'node:child_process';
-import { closeSync, mkdtempSync, openSync, rmSync, writeSync } from 'node:fs';
+import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import BetterSqlite3 from 'better-sqlite3';
@@ -10,6 +10,7 @@ import { createBootStore } from '../../src/store/boots.ts';
 import { openDatabase, type Database } from '../../src/store/db.ts';
 import { createLeaseStore, type LeaseStore } from '../../src/store/leases.ts';
 import { RESERVE_BYTES } from '../../src/store/reserve.ts';
+import { fillDisk } from '../full-disk.ts';
 
 const NOW = 1_750_000_000_000;
 let dir: string;
@@ -32,21 +33,6 @@ afterEach(async () => {
 function open(reserveBytes = RESERVE_BYTES): void {
   database = openDatabase(join(dir, 'rackseed.db'), { reserveBytes });
   leases = createLeaseStore(database);
-}
-
-/** To the last byte that the file system gives. */
-function fillDisk(): void {
-  const fd = openSync(filler, 'a');
-  try {
-    for (const size of [1 << 20, 4096, 1]) {
-      const piece = Buffer.alloc(size, 1);
-      for (;;) writeSync(fd, piece);
-    }
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'ENOSPC') throw error;
-  } finally {
-    closeSync(fd);
-  }
 }
 
 /** Takes leases until one is refused for want of room, `together` in a transaction; answers those that were acknowledged. */
@@ -78,7 +64,7 @@ describe('a disk that is full', () => {
   it('takes thousands of leases and whole boots out of the reserve', async () => {
     expect(database.spare().freeBytes).toBeGreaterThanOrEqual(RESERVE_BYTES);
     expect(await freshIsTight()).toBe(false);
-    fillDisk();
+    fillDisk(filler);
     expect(database.spare().diskFreeBytes).toBeLessThan(4096);
     expect(await freshIsTight()).toBe(true);
     const taken = await takeUntilFull(32, 10_000);
@@ -92,7 +78,7 @@ describe('a disk that is full', () => {
   });
 
   it.each([1, 128])('acknowledges nothing that is not there, %i at a time, and goes on by itself when there is room again', async (together) => {
-    fillDisk();
+    fillDisk(filler);
     const acknowledged = await takeUntilFull(together, 200_000);
     expect(acknowledged.length).toBeGreaterThan(10_000);
     expect(acknowledged.length).toBeLessThan(200_000);
@@ -112,11 +98,11 @@ describe('a disk that is full', () => {
   });
 
   it('what was acknowledged survives the end of the daemon and a start on the full disk', async () => {
-    fillDisk();
+    fillDisk(filler);
     const acknowledged = await takeUntilFull(32, 3000);
     await database.close();
     // Closing deleted the WAL, and something else took its room.
-    fillDisk();
+    fillDisk(filler);
     open();
     expect((await leases.list()).map((lease) => lease.ip)).toEqual(acknowledged);
     expect(await freshIsTight()).toBe(true);
@@ -129,7 +115,7 @@ describe('a disk that is full', () => {
   it('without the reserve hardly anything would be taken: the test can tell', async () => {
     await database.close();
     open(0);
-    fillDisk();
+    fillDisk(filler);
     expect((await takeUntilFull(1, 100_000)).length).toBeLessThan(10_000);
   });
 });

@@ -146,6 +146,8 @@ describe('against a naive book', () => {
           book.put(row);
           if (row.declinedUntil === undefined) for (const [ip, other] of leases) if (other.holder === row.holder && other.declinedUntil === undefined) leases.delete(ip);
           unhold(row.holder);
+          // What another was offered after its lease had ended.
+          if (row.declinedUntil === undefined) holds.delete(row.ip);
           leases.set(row.ip, row);
         };
         for (const it of steps) {

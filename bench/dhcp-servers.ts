@@ -53,6 +53,8 @@ export function allServers(root: string, cli: string): readonly Server[] {
     writeFileSync(file, text.replace(/@([A-Z]+)@/g, (whole, word: string) => words[word] ?? whole));
     return file;
   };
+  // As npm start and the systemd unit start it.
+  const flags = JSON.parse(readFileSync(join(root, 'src/setup/node-flags.json'), 'utf8')) as string[];
   return [
     {
       name: 'rackseed',
@@ -63,7 +65,7 @@ export function allServers(root: string, cli: string): readonly Server[] {
       fills: true,
       prepare(state) {
         mkdirSync(join(state, 'profiles'), { recursive: true });
-        return { argv: [process.execPath, cli, 'serve', '--config', written('rackseed.yaml', join(state, 'rackseed.yaml'), { STATE: state })] };
+        return { argv: [process.execPath, ...flags, cli, 'serve', '--config', written('rackseed.yaml', join(state, 'rackseed.yaml'), { STATE: state })] };
       },
     },
     {

@@ -1,7 +1,7 @@
 // The bootstrap that every npm script runs first: Node's version, Debian packages, npm packages and the build; then the program itself.
 // Plain JavaScript without dependencies, in a syntax that Debian 12's own Node 18 reads, so that it can refuse that one politely.
 import { spawn } from 'node:child_process';
-import { existsSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { buildBench, buildIfNeeded, installIfNeeded, nodeModulesMissing } from './setup/build.mjs';
@@ -41,14 +41,14 @@ async function main(argv) {
   await installIfNeeded(ROOT);
   if (verb === 'typecheck') return typeCheck(ROOT).then(() => 0);
   await buildIfNeeded(ROOT, { always: verb === 'build' });
-  if (verb === 'run') return runProgram('dist/cli.js', [command, ...rest.slice(1)]);
+  if (verb === 'run') return runProgram('dist/cli.js', [command, ...rest.slice(1)], { flags: JSON.parse(readFileSync(join(ROOT, 'src/setup/node-flags.json'), 'utf8')) });
   if (verb === 'bench') return runProgram(await buildBench(ROOT), rest, { cwd: ROOT });
   return verb === 'test' ? runTests(ROOT, rest) : 0;
 }
 
 /** Node cannot replace itself by another program, so this stays as the parent: signals go down, the exit code comes up. */
-function runProgram(script, args, { cwd } = {}) {
-  const argv = [process.execPath, join(ROOT, script), ...args];
+function runProgram(script, args, { cwd, flags = [] } = {}) {
+  const argv = [process.execPath, ...flags, join(ROOT, script), ...args];
   // Our own death by SIGKILL must not leave the daemon or a lab behind.
   if (existsSync('/usr/bin/setpriv')) argv.unshift('/usr/bin/setpriv', '--pdeathsig', 'TERM', '--');
   return new Promise((resolve) => {

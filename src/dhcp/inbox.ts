@@ -9,12 +9,12 @@ export interface InboxLimits {
   /** Of one machine: packets a second, and at once. */
   readonly perSecond: number;
   readonly burst: number;
-  /** Machines whose budget is remembered. */
+  /** Machines whose budget is remembered, at least: at most twice as many. */
   readonly machines: number;
 }
 
 /** A burst of 5,000 machines fits; the rate is what no firmware needs: four DISCOVERs take them 15 s or more. */
-export const INBOX_LIMITS: InboxLimits = { capacity: 8192, maxAgeMs: 4000, perSecond: 5, burst: 10, machines: 65_536 };
+export const INBOX_LIMITS: InboxLimits = { capacity: 8192, maxAgeMs: 4000, perSecond: 5, burst: 10, machines: 32_768 };
 
 export interface Waiting<T> {
   readonly item: T;
@@ -50,17 +50,25 @@ export function createInbox<T>(limits: InboxLimits = INBOX_LIMITS): Inbox<T> {
   const { capacity, maxAgeMs, perSecond, burst } = limits;
   const counters: InboxCounters = { limited: 0, overrun: 0, stale: 0 };
   const lanes: readonly [nodes: Lane<T>, strangers: Lane<T>] = [{ slots: [], head: 0, length: 0 }, { slots: [], head: 0, length: 0 }];
-  /** When the machine's budget is whole again, in milliseconds: one number is a whole token bucket. */
-  const wholeAt = new Map<Mac, number>();
   const tokenMs = 1000 / perSecond;
+  const wholeMs = burst * tokenMs;
+  /**
+   * When the machine's budget is whole again, in milliseconds: one number is a whole token bucket. In two generations of which the older is dropped
+   * whole: after `wholeMs` it says nothing any more, and a map whose first entries are deleted one by one is slow until it is rebuilt.
+   */
+  let young = new Map<Mac, number>();
+  let old = young;
+  let youngSince = -Infinity;
 
   function isOver(mac: Mac, at: number): boolean {
-    const whole = Math.max(wholeAt.get(mac) ?? 0, at) + tokenMs;
-    if (whole > at + burst * tokenMs) return true;
-    // Set anew, so that the map's order is that of the last packets.
-    wholeAt.delete(mac);
-    wholeAt.set(mac, whole);
-    if (wholeAt.size > limits.machines) wholeAt.delete(wholeAt.keys().next().value!);
+    if (at - youngSince >= wholeMs || young.size >= limits.machines) {
+      old = young;
+      young = new Map();
+      youngSince = at;
+    }
+    const whole = Math.max(young.get(mac) ?? old.get(mac) ?? 0, at) + tokenMs;
+    if (whole > at + wholeMs) return true;
+    young.set(mac, whole);
     return false;
   }
 

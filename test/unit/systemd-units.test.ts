@@ -62,3 +62,10 @@ describe('the sockets', () => {
 function settingsOf(unit: string): Record<string, string> {
   return Object.fromEntries([...unit.matchAll(/^([A-Za-z]+)=(.*)$/gm)].map((match) => [match[1]!, match[2]!]));
 }
+
+it('the service starts node with the flags that npm start gives it, and node knows them', () => {
+  const flags = JSON.parse(readFileSync(new URL('../../src/setup/node-flags.json', import.meta.url), 'utf8')) as string[];
+  const { ExecStart } = settingsOf(readFileSync(join(units, 'rackseed.service'), 'utf8'));
+  expect(ExecStart).toContain(`/usr/bin/node ${flags.join(' ')} /opt/`);
+  expect(spawnSync(process.execPath, [...flags, '-e', 'process.exit(7)']).status).toBe(7);
+});

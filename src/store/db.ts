@@ -1,5 +1,5 @@
-// The database: SQLite with its pragmas, opened or recovered, and group commit, so that many durable writes share one fsync.
-import { mkdirSync } from 'node:fs';
+// The database: SQLite with its pragmas, opened or recovered, and group commit, so that many durable writes share one sync.
+import { closeSync, fdatasync, mkdirSync, openSync } from 'node:fs';
 import { dirname } from 'node:path';
 import BetterSqlite3 from 'better-sqlite3';
 import { AppError, lineOf } from '../errors.ts';
@@ -44,7 +44,7 @@ export interface OpenOptions {
   readonly recoverFrom?: string;
   /** Keeps so much room inside the files for a full disk (`RESERVE_BYTES`); default none. */
   readonly reserveBytes?: number;
-  /** Called once when damage is found while the database is in use: end the process, the next start recovers. */
+  /** Called once when damage is found while the database is in use, or a sync fails: end the process, the next start recovers. */
   readonly onCorrupt?: (error: AppError) => void;
 }
 
@@ -76,20 +76,26 @@ export function openDatabase(file: string, options: OpenOptions = {}): Database 
   const pageSize = Number(sqlite.pragma('page_size', { simple: true }));
   const space = watchSpace(file, () => Number(freePages.get()) * pageSize);
   let queue: Queued[] = [];
+  /** The sync of the last commit, while it runs. */
+  let syncing: Promise<void> | undefined;
+  let walFd: number | undefined;
   let committedAt = -Infinity;
   let hadCompany = false;
   let waiting: NodeJS.Timeout | undefined;
-  let damaged = false;
+  let damaged: AppError | undefined;
   let tight = false;
 
   function refused(error: unknown): AppError {
     const fault = unusable(file, error);
     if (isFull(error)) space.full();
-    if (isCorruption(error) && !damaged) {
-      damaged = true;
-      options.onCorrupt?.(fault);
-    }
+    if (isCorruption(error)) damage(fault);
     return fault;
+  }
+
+  function damage(fault: AppError): void {
+    if (damaged) return;
+    damaged = fault;
+    options.onCorrupt?.(fault);
   }
 
   function fill(): void {
@@ -144,14 +150,17 @@ export function openDatabase(file: string, options: OpenOptions = {}): Database 
   }
 
   function flush(): void {
-    const batch = queue;
-    queue = [];
     clearTimeout(waiting);
     waiting = undefined;
-    if (batch.length === 0) return;
+    if (syncing || queue.length === 0) return;
+    const batch = queue;
+    queue = [];
     hadCompany = batch.length > 1;
+    const reject = (fault: AppError) => batch.forEach((queued) => queued.reject(fault));
     let settle: (() => void)[] | undefined;
     try {
+      // What is behind a sync that failed may be behind a hole in the WAL: recovery would stop there.
+      if (damaged) throw damaged;
       begin.run();
       settle = runTogether(batch);
       if (!settle) {
@@ -162,13 +171,31 @@ export function openDatabase(file: string, options: OpenOptions = {}): Database 
       commit.run();
     } catch (error) {
       if (sqlite.open && sqlite.inTransaction) rollback.run();
-      const fault = refused(error);
-      for (const { reject } of batch) reject(fault);
-      return;
+      return reject(refused(error));
     } finally {
       committedAt = performance.now();
     }
-    for (const tell of settle) tell();
+    const tellAll = settle;
+    syncing = syncWal().then(
+      () => tellAll.forEach((tell) => tell()),
+      (error: unknown) => {
+        const fault = unusable(file, error);
+        damage(fault);
+        reject(fault);
+      },
+    ).finally(() => {
+      syncing = undefined;
+      // What came in meanwhile has waited for company long enough; but the answers of this commit, which go out behind this turn, leave first.
+      if (queue.length > 0) setImmediate(commitSoon);
+    });
+  }
+
+  /** Off the main thread: a slow disk must not keep a datagram waiting. One sync at a time, and no commit beside it: nothing is ahead of what is synced. */
+  function syncWal(): Promise<void> {
+    return new Promise((resolve, reject) => {
+      walFd ??= openSync(`${file}-wal`, 'r+');
+      fdatasync(walFd, (error) => (error ? reject(error) : resolve()));
+    });
   }
 
   /** Behind the poll phase, so that all datagrams that were read in it share the transaction. */
@@ -188,6 +215,8 @@ export function openDatabase(file: string, options: OpenOptions = {}): Database 
 
   // Always at the start: the WAL file is new.
   fill();
+  // SQLite itself still syncs around each checkpoint; commits are synced here.
+  sqlite.pragma('synchronous = NORMAL');
   return {
     file,
     ...(recovered ? { recovered } : {}),
@@ -202,6 +231,7 @@ export function openDatabase(file: string, options: OpenOptions = {}): Database 
     write: <T>(operation: (sqlite: Sqlite) => T, { patient = false }: WriteOptions = {}) =>
       new Promise<T>((resolve, reject) => {
         queue.push({ operation, resolve: resolve as (value: unknown) => void, reject });
+        if (syncing) return;
         if (queue.length === 1 && patient && hadCompany && performance.now() - committedAt < PACE_MS) waiting = setTimeout(flush, PACE_MS);
         else if (queue.length === 1 || (waiting && (!patient || queue.length === BATCH_ENOUGH))) commitSoon();
       }),
@@ -209,9 +239,11 @@ export function openDatabase(file: string, options: OpenOptions = {}): Database 
     isTight,
     refill,
     async close() {
+      for (flush(); syncing; flush()) await syncing;
       if (!sqlite.open) return;
-      flush();
       sqlite.close();
+      if (walFd !== undefined) closeSync(walFd);
+      walFd = undefined;
     },
   };
 }

@@ -16,7 +16,7 @@ export interface Measure {
   readonly rounds: 'median' | 'worst';
 }
 
-/** As in bench/targets.json: a bound for our own figure, or with `against` for the ratio to that peer's. */
+/** As in bench/targets.json: a bound for our own figure, or with `against` for the ratio to that peer's; `best`: to whichever peer is the best. */
 export interface Target {
   readonly measure: string;
   readonly issue: number;
@@ -71,6 +71,17 @@ export function figure(samples: Samples, name: string, measure: Measure): number
   return rounds.length % 2 ? rounds[Math.floor(middle)]! : (rounds[middle - 1]! + rounds[middle]!) / 2;
 }
 
+/** Whose figure a target's ratio is to: null for our own figure alone, undefined when no such peer was measured. */
+export function rivalOf({ against }: Target, measure: Measure, { samples, names }: Pick<Outcome, 'samples' | 'names'>): string | null | undefined {
+  if (against === undefined) return null;
+  const measured = names.slice(1).flatMap((name) => {
+    const value = figure(samples, name, measure);
+    return value === undefined ? [] : [{ name, value }];
+  });
+  if (against !== 'best') return measured.find(({ name }) => name === against)?.name;
+  return measured.sort((a, b) => (measure.better === 'higher' ? b.value - a.value : a.value - b.value))[0]?.name;
+}
+
 export function rowsOf({ measures, samples, names, notes }: Outcome, targets: readonly Target[]): Row[] {
   const [us, ...peers] = names;
   return measures.flatMap((measure) => {
@@ -78,7 +89,7 @@ export function rowsOf({ measures, samples, names, notes }: Outcome, targets: re
     if (ours === undefined) return [];
     const row = (peerName: string | null, peer: number | null): Row => {
       const ratio = peerName === null ? ours : peer ? round(ours / peer) : null;
-      const target = targets.find((one) => one.measure === measure.id && (one.against ?? null) === peerName)?.bound ?? null;
+      const target = targets.find((one) => one.measure === measure.id && rivalOf(one, measure, { samples, names }) === peerName)?.bound ?? null;
       const met = target === null || ratio === null ? null : measure.better === 'higher' ? ratio >= target : ratio <= target;
       const note = notes.get(measure.id);
       return { what: measure.what, unit: measure.unit, ours: round(ours), peer: peer === null ? null : round(peer), peerName, ratio, target, better: measure.better, met, ...(note ? { note } : {}) };
@@ -111,8 +122,9 @@ export function tableOf(outcome: Outcome, targets: readonly Target[]): string {
     const target = targets.find((one) => one.measure === measure.id);
     const [ours, theirs] = figures;
     const sign = measure.better === 'higher' ? '>=' : '<=';
-    const of = target && (target.against ? `${sign} ${target.bound} x ${target.against}` : `${sign} ${target.bound}`);
-    const rival = target?.against ? figure(samples, target.against, measure) : 1;
+    const name = target && rivalOf(target, measure, outcome);
+    const of = target && (target.against ? `${sign} ${target.bound} x ${target.against === 'best' && name ? `the best, ${name}` : target.against}` : `${sign} ${target.bound}`);
+    const rival = name === null ? 1 : name && figure(samples, name, measure);
     const ratio = ours !== undefined && rival ? ours / rival : undefined;
     const met = target && ratio !== undefined ? ((measure.better === 'higher' ? ratio >= target.bound : ratio <= target.bound) ? 'met' : 'MISSED') : '';
     lines.push([

@@ -4,14 +4,25 @@ import { join, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 import { benchDhcp, type BenchOptions } from './dhcp.ts';
 import { drawDhcp } from './dhcp-picture.ts';
+import { benchHttp } from './http.ts';
+import { drawHttp } from './http-picture.ts';
 import { jsonOf, readTargets, tableOf, type Outcome, type Target } from './report.ts';
+import { benchStorm } from './storm.ts';
+import { drawStorm } from './storm-picture.ts';
+import { benchTftp } from './tftp.ts';
+import { drawTftp } from './tftp-picture.ts';
 
 interface Subject {
   measure(options: BenchOptions): Promise<Outcome>;
   draw(outcome: Outcome, targets: readonly Target[]): string;
 }
 
-const SUBJECTS: Readonly<Record<string, Subject>> = { dhcp: { measure: benchDhcp, draw: drawDhcp } };
+const SUBJECTS: Readonly<Record<string, Subject>> = {
+  dhcp: { measure: benchDhcp, draw: drawDhcp },
+  http: { measure: benchHttp, draw: drawHttp },
+  storm: { measure: benchStorm, draw: drawStorm },
+  tftp: { measure: benchTftp, draw: drawTftp },
+};
 
 const USAGE = `usage: npm run bench -- SUBJECT [--quick] [--only NAME[,NAME]] [--cli FILE] [--out DIR]
   SUBJECT      ${Object.keys(SUBJECTS).join(', ')}

@@ -1,13 +1,22 @@
-// Addresses as values: MAC and IPv4 text forms, subnets and ranges; parsing answers undefined instead of throwing.
+// Addresses as values: MAC, IPv4 and IPv6 text forms, subnets and ranges; parsing answers undefined instead of throwing.
 
 /** A MAC address, always lower case with colons: `52:54:00:12:34:56`. */
 export type Mac = string;
 /** An IPv4 address, always dotted quad without leading zeros: `10.77.0.11`. */
 export type Ip4 = string;
+/** An IPv6 address without a zone, in RFC 5952's form: `fd00:77::1`. */
+export type Ip6 = string;
 
 export interface Subnet {
   /** Network address as an unsigned 32-bit number, host bits zero. */
   readonly network: number;
+  readonly prefix: number;
+}
+
+/** An IPv6 network. */
+export interface Subnet6 {
+  /** The upper `prefix` bits of the address; the others are cut off. */
+  readonly network6: bigint;
   readonly prefix: number;
 }
 
@@ -85,6 +94,11 @@ export function parseRange(text: string): IpRange | undefined {
   return range.first <= range.last ? range : undefined;
 }
 
+/** The network that an address with this prefix (1-32) lies in. */
+export function subnetOf(ip: Ip4, prefix: number): Subnet {
+  return { network: (ip4ToNumber(ip) & maskNumber(prefix)) >>> 0, prefix };
+}
+
 export function subnetContains(subnet: Subnet, ip: Ip4): boolean {
   return (ip4ToNumber(ip) & maskNumber(subnet.prefix)) >>> 0 === subnet.network;
 }
@@ -99,6 +113,36 @@ export function broadcastOf(subnet: Subnet): Ip4 {
 
 export function formatSubnet(subnet: Subnet): string {
   return `${ip4FromNumber(subnet.network)}/${subnet.prefix}`;
+}
+
+/** No zone (`%eth0`): what it is on one machine says nothing on another. */
+export function parseIp6(text: string): Ip6 | undefined {
+  const trimmed = text.trim();
+  if (!/^[0-9a-f:.]{2,45}$/i.test(trimmed) || !trimmed.includes(':')) return undefined;
+  try {
+    // The URL parser writes the one form of RFC 5952, whatever was put in.
+    return new URL(`http://[${trimmed}]/`).hostname.slice(1, -1);
+  } catch {
+    return undefined;
+  }
+}
+
+/** The address as 128 bits. The argument must be a valid `Ip6`. */
+function ip6ToBigint(ip: Ip6): bigint {
+  const [head = '', tail = ''] = ip.split('::');
+  const groups = (part: string) => (part === '' ? [] : part.split(':'));
+  const [upper, lower] = [groups(head), groups(tail)];
+  const all = [...upper, ...new Array<string>(8 - upper.length - lower.length).fill('0'), ...lower];
+  return BigInt(`0x${all.map((group) => group.padStart(4, '0')).join('')}`);
+}
+
+/** The network that an address with this prefix (1-128) lies in. */
+export function subnet6Of(ip: Ip6, prefix: number): Subnet6 {
+  return { network6: ip6ToBigint(ip) >> BigInt(128 - prefix), prefix };
+}
+
+export function subnet6Contains({ network6, prefix }: Subnet6, ip: Ip6): boolean {
+  return ip6ToBigint(ip) >> BigInt(128 - prefix) === network6;
 }
 
 function maskNumber(prefix: number): number {

@@ -2,13 +2,15 @@
 import { createHash, randomBytes, timingSafeEqual } from 'node:crypto';
 import { monotonicFactory } from 'ulid';
 import type { Ip4, Mac } from './addr.ts';
+import { createAdmission, needsSlot, placeWords, type Admission, type StreamEnd } from './boot/admission.ts';
 import { correlate } from './boot/correlate.ts';
-import { decide, type BootDecision } from './boot/decide.ts';
+import { decide, type BootDecision, type View } from './boot/decide.ts';
+import { nodeWithCard, reservedFor } from './boot/directory.ts';
 import type { Node } from './boot/node.ts';
 import type { BootSet, Generation } from './boot/profile.ts';
 import type { BootRequest, Machine, Serve } from './boot/request.ts';
 import { endOf, MOST_STAGES, refuseClaim, type Claim, type Report } from './boot/session.ts';
-import { hasStage, type Boot, type StageDetail, type StageName } from './boot/timeline.ts';
+import { hasStage, stageOf, type Boot, type StageDetail, type StageName } from './boot/timeline.ts';
 import { canonicalJson } from './digest.ts';
 import type { Discovered } from './discovered.ts';
 import { AppError } from './errors.ts';
@@ -25,6 +27,8 @@ export interface Answer {
   readonly boot?: Boot;
   /** With a `boot` decision: the content that it names. */
   readonly bootSet?: BootSet;
+  /** The image slot of a request with `wants: 'image'`; who has it gives it back with `release`. Absent where none is needed. */
+  readonly ticket?: string;
 }
 
 /** What came of an enrolment; a refusal is a value with its reason. */
@@ -50,6 +54,11 @@ export interface Booter {
   enrol(claim: Claim): Promise<Enrolment>;
   /** The session that the token opens; undefined for any wrong, old or missing token. */
   session(bootId: string, token: string): Promise<Session | undefined>;
+  /**
+   * The stream that the ticket was for has ended; whoever got a ticket must say so, or its slot is taken for ever.
+   * Unknown tickets and those given back already change nothing.
+   */
+  release(ticket: string, how: StreamEnd): Promise<void>;
   /** A node's own report on its boot, from within its session. Answers why it is not taken, if it is not. */
   report(session: Session, report: Report): Promise<string | undefined>;
 }
@@ -63,15 +72,19 @@ export interface BooterParts {
   readonly events: EventStore;
   /** Where PXE machines are noted that no profile names. */
   readonly discovered?: Discovered;
+  /** Who may fetch an image now; default: `DEFAULT_MAX_STREAMS` at once. */
+  readonly admission?: Admission;
   /** Whom the subnet of this address serves; default: nodes only. */
   readonly serveAt?: (ip: Ip4) => Serve | undefined;
   readonly log: Log;
   /** Milliseconds since 1970. */
   readonly now: () => number;
+  /** Milliseconds of a clock that nobody sets; default `now`. */
+  readonly steady?: () => number;
 }
 
 export function createBooter(parts: BooterParts): Booter {
-  const { boots, leases, nodes, events, log, now } = parts;
+  const { boots, leases, nodes, events, log, now, steady = now, admission = createAdmission() } = parts;
   const newId = monotonicFactory();
   /** Boots being started, by node: retransmitted DISCOVERs that arrive together are one attempt. */
   const starting = new Map<string, Promise<Boot>>();
@@ -91,7 +104,7 @@ export function createBooter(parts: BooterParts): Booter {
     if (!request.ip) return undefined;
     const lease = await leases.at(request.ip);
     const mac = lease && lease.expiresAt > now() ? lease.mac : undefined;
-    return (mac && generation.nodeByMac[mac]) ?? generation.nodeByIp[request.ip];
+    return (mac && nodeWithCard(generation, mac)?.name) ?? reservedFor(generation, request.ip);
   }
 
   async function bootOf(node: Node, request: BootRequest, generation: Generation): Promise<Boot | undefined> {
@@ -134,14 +147,45 @@ export function createBooter(parts: BooterParts): Booter {
     if (canonicalJson(machine) !== canonicalJson(boot.machine ?? {})) await boots.setMachine(boot.id, machine).catch((error: unknown) => unwritten(error, boot.node));
   }
 
-  function decideStranger(request: BootRequest, generation: Generation): BootDecision {
+  /** A machine that no profile names: noted, and told whom its subnet serves. */
+  function asStranger(request: BootRequest): BootRequest {
     if (request.message === 'discover' && (request.asker === 'rom' || request.asker === 'ipxe')) parts.discovered?.see(request, now());
     const serve = request.serve ?? (request.ip === undefined ? undefined : parts.serveAt?.(request.ip));
-    return decide({ failedInRow: 0 }, serve === undefined || serve === request.serve ? request : { ...request, serve }, generation, now());
+    return serve === undefined || serve === request.serve ? request : { ...request, serve };
   }
 
   async function contentOf(digest: string, generation: Generation): Promise<BootSet | undefined> {
     return generation.bootSets[digest] ?? (await boots.bootSet(digest));
+  }
+
+  /** Adds the slot that an image needs, or the place in the queue: who is refused anyway takes neither. */
+  async function admit(answer: Answer, view: View, request: BootRequest, generation: Generation): Promise<Answer> {
+    const { node, boot } = answer;
+    if (request.wants !== 'image' || answer.decision.kind === 'silent' || (node === undefined && request.ip === undefined)) return answer;
+    const own = answer.bootSet ?? (boot?.bootSet === undefined ? undefined : await contentOf(boot.bootSet, generation));
+    if (!needsSlot(request.blob, [...(own ? [own] : []), ...Object.values(generation.bootSets)])) return answer;
+    const verdict = admission.ask(node ? { key: `node ${node.name}`, rank: 'node' } : { key: `ip ${request.ip}`, rank: 'stranger' }, steady());
+    const about = { ...(node ? { node: node.name } : {}), ...(request.ip === undefined ? {} : { ip: request.ip }), ...(boot ? { boot: boot.id } : {}) };
+    const ofBoot = boot?.state === 'open' && stageOf(boot, 'root')?.state !== 'ok' && own !== undefined && own.image.squashfs.digest === request.blob ? boot : undefined;
+    if (verdict.kind === 'admitted') {
+      if (verdict.waitedMs !== undefined) {
+        const seconds = Math.round(verdict.waitedMs / 1000);
+        log.info({ ...about, seconds }, 'got an image slot');
+        await rootIs(ofBoot, `got an image slot after ${seconds} s`);
+      }
+      return { ...answer, ticket: verdict.ticket };
+    }
+    if (verdict.tell) {
+      log.info({ ...about, place: verdict.place, etaS: verdict.etaS }, 'waiting for an image slot');
+      await rootIs(ofBoot, `waiting for an image slot, ${placeWords(verdict)}`);
+    }
+    return { ...answer, decision: decide({ ...view, waiting: verdict }, request, generation, now()) };
+  }
+
+  /** What people see of a boot whose image is waited for. Never throws, as `seen`: a ticket would be lost by it. */
+  async function rootIs(boot: Boot | undefined, message: string): Promise<void> {
+    if (!boot) return;
+    await boots.see(boot.id, { name: 'root', state: 'running', at: now(), detail: { message } }).catch((error: unknown) => log.error({ boot: boot.id, err: error }, 'stage not recorded'));
   }
 
   return {
@@ -149,9 +193,12 @@ export function createBooter(parts: BooterParts): Booter {
       const generation = parts.generation();
       // A DHCP packet names neither: thousands a second of them wait for nothing here.
       const named = (request.bootId === undefined ? undefined : await namedBoot(request)) ?? (request.mac === undefined ? await bootAt(request) : undefined);
-      const name = named?.node ?? (request.mac === undefined ? await nodeNameOf(request, generation) : generation.nodeByMac[request.mac]);
+      const name = named?.node ?? (request.mac === undefined ? await nodeNameOf(request, generation) : nodeWithCard(generation, request.mac)?.name);
       const node = name === undefined ? undefined : (generation.nodes[name] ?? (named?.bootSet ? bareNode(named) : undefined));
-      if (!node) return { decision: decideStranger(request, generation) };
+      if (!node) {
+        const [view, asked]: [View, BootRequest] = [{ failedInRow: 0 }, asStranger(request)];
+        return admit({ decision: decide(view, asked, generation, now()) }, view, asked, generation);
+      }
 
       let boot = named ?? (await bootOf(node, request, generation));
       // Only the machine itself may have its script: it fixes the boot set and is a stage. Its address is known since the ACK.
@@ -163,18 +210,20 @@ export function createBooter(parts: BooterParts): Booter {
       const assigned = generation.profiles[node.profile]?.bootSet;
       // A script request says nothing of the machine: what its DHCP packets said holds for it.
       const asked: BootRequest = request.wants === 'script' ? { ...boot?.machine, ...request } : request;
-      const decision = decide({ node, ...history, ...(boot ? { openBoot: boot } : {}), ...(assigned ? { assigned } : {}) }, asked, generation, now());
-      if (decision.kind !== 'boot') return { decision, node, ...(boot ? { boot } : {}) };
+      const view: View = { node, ...history, ...(boot ? { openBoot: boot } : {}), ...(assigned ? { assigned } : {}) };
+      const decision = decide(view, asked, generation, now());
+      if (decision.kind !== 'boot') return admit({ decision, node, ...(boot ? { boot } : {}) }, view, asked, generation);
 
       const bootSet = await contentOf(decision.bootSet, generation);
-      if (request.wants === 'script' && boot && !boot.bootSet && bootSet) {
+      if (request.wants === 'script' && boot && bootSet) {
+        // Also of a boot that has one: that may be written, and not yet durable.
         boot = await boots.fixBootSet(boot.id, decision.bootSet, bootSet, { profile: node.profile, generation: generation.id });
         // Two scripts asked at once, a swap between them: the first one fixed it, both are answered from that.
         const fixed = boot.bootSet ?? decision.bootSet;
         const content = await contentOf(fixed, generation);
         return { decision: { kind: 'boot', bootSet: fixed }, node, boot, ...(content ? { bootSet: content } : {}) };
       }
-      return { decision, node, ...(boot ? { boot } : {}), ...(bootSet ? { bootSet } : {}) };
+      return admit({ decision, node, ...(boot ? { boot } : {}), ...(bootSet ? { bootSet } : {}) }, view, asked, generation);
     },
 
     async seen(bootId, stage, detail) {
@@ -223,6 +272,10 @@ export function createBooter(parts: BooterParts): Booter {
       if (!bootSet) return undefined;
       const node = generation.nodes[boot.node] ?? bareNode(boot);
       return { boot, bootSet, node };
+    },
+
+    async release(ticket, how) {
+      admission.release(ticket, how, steady());
     },
 
     async report({ boot }, report) {

@@ -118,6 +118,17 @@ function program(): Command {
     .addOption(output())
     .action(async (options: { output: Format }) => print(await (await import('./commands/artifact.ts')).artifactList({ ...globals(), ...options })));
 
+  const blob = cli.command('blob').description('files of images and artifacts, stored under their sha256');
+  blob
+    .command('export')
+    .argument('<dir>')
+    .description("lay the images' files out for another web server (http.publicBase); again only adds")
+    .option('--link', 'hard links instead of copies')
+    .option('--all', 'artifacts too, and whatever else is in the store')
+    .option('--state <dir>', 'state directory (default: the settings\')')
+    .addOption(output())
+    .action(async (dir: string, options: { link?: boolean; all?: boolean; state?: string; output: Format }) => print(await (await import('./commands/blob.ts')).blobExport(dir, { ...globals(), ...options })));
+
   const node = cli.command('node').description('nodes of the running daemon');
   node
     .command('list')

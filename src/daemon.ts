@@ -1,11 +1,10 @@
 // The composition root: builds every part once, starts them, stops them in reverse.
 import { basename } from 'node:path';
 import { apiRoutes, type Reason } from './http/api.ts';
-import { blobRoutes } from './http/blobs.ts';
-import { gitRoutes } from './http/git.ts';
-import { loaderRoutes } from './http/loaders.ts';
-import { machineRoutes } from './http/machines.ts';
+import { startFront } from './http/front.ts';
 import { createHttp, listenOn, listenOnSocket } from './http/server.ts';
+import { createAdmission } from './boot/admission.ts';
+import { nodeWithCard, reservedFor } from './boot/directory.ts';
 import type { Generation } from './boot/profile.ts';
 import { createBooter } from './booter.ts';
 import { servesUnlisted } from './config/dhcp-settings.ts';
@@ -14,8 +13,11 @@ import { compile, readProfiles } from './config/profiles.ts';
 import { createResolver } from './config/resolver.ts';
 import type { Settings } from './config/settings.ts';
 import { watchProfiles } from './config/watch.ts';
+import { startBlobs } from './daemon/blobs.ts';
+import { openCertificate } from './daemon/certificate.ts';
 import { openDhcpSockets, planDhcp, startDhcp } from './daemon/dhcp.ts';
 import { makeStateDir, openState } from './daemon/state.ts';
+import { tftpPlaces } from './daemon/tftp.ts';
 import { digestOfValue } from './digest.ts';
 import { createDiscovered } from './discovered.ts';
 import { formatFault } from './errors.ts';
@@ -27,9 +29,10 @@ import { createRepos } from './postboot/repos.ts';
 import { becomeUser } from './privileges.ts';
 import { createBlobStore } from './store/blobs.ts';
 import type { EventStore } from './store/events.ts';
+import { createFileCache } from './tftp/file-cache.ts';
 import { bootFiles } from './tftp/files.ts';
 import { loadLoaders } from './loaders.ts';
-import { createTftpServer } from './tftp/server.ts';
+import { createTftpServer, type TftpCounters } from './tftp/server.ts';
 import { bindTftp } from './tftp/sockets.ts';
 
 /** Goes up when a generation gets other members: a stored one of another version is then compiled anew. */
@@ -70,16 +73,20 @@ async function assemble(settings: Settings, log: Log, now: () => number, stops: 
   // Root, if we are it, only binds: nothing that a stranger sends and nothing that the user can write is read as root.
   let events: EventStore | undefined;
   const sockets = await openDhcpSockets(plan, dhcp, { onEvent: (event) => void events?.add(event).catch((error: unknown) => log.error({ err: error }, 'event not recorded')), log }, stops);
-  const tftpSockets = settings.tftp.enabled ? await bindTftp({ listen: plan.serverIps, links: plan.links }) : undefined;
+  const tftpSockets = settings.tftp.enabled ? await bindTftp(tftpPlaces(settings.tftp, plan, dhcp.serve, settings.file)) : undefined;
   if (tftpSockets) stops.push(() => tftpSockets.close());
+  // Its key may be root's alone.
+  const certificate = settings.http.tls && openCertificate(settings.http.tls, log, now);
   becomeUser(settings.user, { stateDir, log });
 
   const state = openState(stateDir, log, now, stops);
   const { database, nodes, leases, boots, artifacts } = state;
   events = state.events;
   const discovered = createDiscovered();
-  const blobs = createBlobStore(stateDir);
+  // Its directories are made, and what somebody left half-written is removed.
+  createBlobStore(stateDir);
   const images = createImageStore(stateDir);
+  const served = startBlobs({ stateDir, ...settings.blobs, events, log, now }, stops);
 
   const repos = createRepos({ stateDir, shippedDir: SHIPPED.postBoot, repos: settings.repos, log, now });
   await repos.start();
@@ -117,21 +124,30 @@ async function assemble(settings: Settings, log: Log, now: () => number, stops: 
   stops.push(() => watcher.close());
   await generations.start();
 
-  const booter = createBooter({ generation: generations.current, nodes, leases, boots, events, discovered, serveAt: plan.serveAt, log, now });
+  const admission = createAdmission(settings.http.maxStreams);
+  const steady = () => performance.now();
+  const booter = createBooter({ generation: generations.current, nodes, leases, boots, events, discovered, admission, serveAt: plan.serveAt, log, now, steady });
   const loaders = await loadLoaders(settings.loadersDir);
-  const machines = async () =>
-    createHttp('machines', log, async (app) => {
-      await app.register(machineRoutes, { booter, log });
-      await app.register(blobRoutes, { blobs, booter, log });
-      await app.register(loaderRoutes, { loaders, booter });
-      await app.register(gitRoutes, { repos, booter, log });
-    });
   const listen = settings.http.listen ?? plan.serverIps;
-  const forMachines = await Promise.all(listen.map(async (host) => ({ app: await machines(), host, port: settings.http.port })));
-  stops.push(() => Promise.all(forMachines.map(({ app }) => app.close())));
-  await listenOn(forMachines);
+  const { port, threads, tls, publicBase } = settings.http;
+  const front = await startFront({
+    listen,
+    port,
+    ...(tls && certificate ? { tls: { port: tls.port, ...certificate.pair } } : {}),
+    ...(threads === undefined ? {} : { threads }),
+    stateDir,
+    cacheBytes: settings.http.cacheBytes,
+    ...(publicBase === undefined ? {} : { publicBase }),
+    booter,
+    loaders,
+    repos,
+    onRotten: served.onRotten,
+    log,
+  });
+  stops.push(() => front.stop());
 
   const reasons = (): Reason[] => [
+    ...(certificate?.troubles() ?? []).map((what) => ({ what, fatal: false })),
     ...running.reasons().map((what) => ({ what, fatal: false })),
     ...generations.faults().map((fault) => ({ what: formatFault(fault), fatal: Object.keys(generations.current().nodes).length === 0 })),
     ...repos.status().filter((repo) => repo.stale).map((repo) => ({ what: `repository ${repo.name} is stale: ${repo.error ?? 'its upstream does not answer'}`, fatal: false })),
@@ -139,6 +155,8 @@ async function assemble(settings: Settings, log: Log, now: () => number, stops: 
   /** Asked for by a person: refs are to mean what they mean upstream now. */
   const reload = async (who: string): Promise<Swap> => {
     await refresh();
+    const renewed = certificate?.renew();
+    if (renewed) front.setTls(renewed);
     return generations.reload(who);
   };
 
@@ -152,22 +170,21 @@ async function assemble(settings: Settings, log: Log, now: () => number, stops: 
       leases,
       database,
       events,
-      nodeOf: (mac) => {
-        const { nodes: byName, nodeByMac } = generations.current();
-        return byName[nodeByMac[mac] ?? ''];
-      },
-      reserved: (ip) => generations.current().nodeByIp[ip],
+      nodeOf: (mac) => nodeWithCard(generations.current(), mac),
+      reserved: (ip) => reservedFor(generations.current(), ip),
       log,
       now,
     },
     stops,
   );
+  let tftpFigures: (() => TftpCounters) | undefined;
   if (tftpSockets) {
-    const tftp = createTftpServer({ sockets: tftpSockets, files: bootFiles({ loaders, booter, httpPort: settings.http.port }), booter, log, now: () => performance.now() });
+    const tftp = createTftpServer({ sockets: tftpSockets, files: bootFiles({ loaders, booter, ...(publicBase === undefined ? {} : { publicBase }), cache: createFileCache(served.verified), httpPort: settings.http.port }), booter, log });
     stops.push(() => tftp.stop());
     tftp.start();
+    tftpFigures = tftp.counters;
   }
-  const metrics = createMetrics({ dhcp: running.admin.status, leases: () => running.ledger.size });
+  const metrics = createMetrics({ http: front.figures, tftp: () => tftpFigures?.(), blobs: served.figures, dhcp: running.admin.status, leases: () => running.ledger.size, images: () => admission.figures(steady()) });
   // Last, so that /readyz speaks for all that machines need.
   const people = () => createHttp('people', log, (app) => apiRoutes(app, { generation: generations.current, reload, reasons, nodes, boots, artifacts, discovered, leases: running.ledger, dhcp: running.admin, metrics }));
   const onSocket = await people();

@@ -1,5 +1,5 @@
 // The log: pino with a fixed message and variable fields; one line per stage at info.
-import { pino, type DestinationStream, type Logger } from 'pino';
+import { pino, symbols, type DestinationStream, type Logger } from 'pino';
 
 export type Log = Logger;
 
@@ -7,4 +7,10 @@ export type Log = Logger;
 export function createLog(level: string, destination?: DestinationStream): Log {
   const options = { level, base: null, timestamp: () => `,"time":"${new Date().toISOString()}"` };
   return destination ? pino(options, destination) : pino(options);
+}
+
+/** Takes whole lines, as the log of another thread made them, into the place where this log's own lines go: one writer, one order. */
+export function lineWriter(log: Log): (line: string) => void {
+  const stream = (log as unknown as Readonly<Record<symbol, DestinationStream>>)[symbols.streamSym]!;
+  return (line) => stream.write(line);
 }

@@ -8,6 +8,41 @@ export interface DhcpFigures {
   readonly counters: Readonly<Record<string, number>>;
 }
 
+/** Of the HTTP server for machines, all threads together, since the start. */
+export interface HttpFigures {
+  /** By class of status, and by why connections were cut: closed sets. */
+  readonly responses: Readonly<Record<string, number>>;
+  readonly cuts: Readonly<Record<string, number>>;
+  readonly sentBytes: number;
+  readonly connections: number;
+  readonly threadRestarts: number;
+}
+
+/** Of the TFTP server since the start; see its counters(). */
+export interface TftpFigures {
+  readonly active: number;
+  readonly requests: number;
+  readonly complete: number;
+  readonly aborted: number;
+  readonly failed: number;
+  readonly refused: number;
+  readonly busy: number;
+  readonly stopped: number;
+  readonly duplicates: number;
+  readonly malformed: number;
+  readonly outside: number;
+  readonly wrongTid: number;
+  readonly resent: number;
+  readonly bytes: number;
+  readonly threadDeaths: number;
+}
+
+export interface BlobFigures {
+  /** Blobs found with wrong content since the start. */
+  readonly rotten: number;
+  readonly scrubbedBytes: number;
+}
+
 export interface Metrics {
   readonly contentType: string;
   /** The text format of Prometheus. */
@@ -16,7 +51,7 @@ export interface Metrics {
 
 const LINK_STATES = ['clear', 'suspended', 'stopped'] as const;
 
-export function createMetrics(parts: { readonly dhcp: () => DhcpFigures; readonly leases: () => number }): Metrics {
+export function createMetrics(parts: { readonly http: () => HttpFigures; /** Undefined: there is no TFTP server. */ readonly tftp: () => TftpFigures | undefined; readonly dhcp: () => DhcpFigures; readonly leases: () => number; readonly blobs: () => BlobFigures; readonly images: () => { readonly streams: number; readonly waiting: number } }): Metrics {
   const registry = new Registry();
   const registers = [registry];
   new Counter({
@@ -55,6 +90,100 @@ export function createMetrics(parts: { readonly dhcp: () => DhcpFigures; readonl
     registers,
     collect() {
       this.set(parts.leases());
+    },
+  });
+  new Gauge({
+    name: 'rackseed_image_streams',
+    help: 'machines that fetch an image now',
+    registers,
+    collect() {
+      this.set(parts.images().streams);
+    },
+  });
+  new Gauge({
+    name: 'rackseed_image_waiting',
+    help: 'machines that wait for an image slot',
+    registers,
+    collect() {
+      this.set(parts.images().waiting);
+    },
+  });
+  const labelled = (name: string, help: string, label: string, values: () => Readonly<Record<string, number>>) =>
+    new Counter({
+      name,
+      help,
+      labelNames: [label],
+      registers,
+      collect() {
+        this.reset();
+        for (const [value, count] of Object.entries(values())) this.inc({ [label]: value }, count);
+      },
+    });
+  const single = (name: string, help: string, value: () => number) =>
+    new Counter({
+      name,
+      help,
+      registers,
+      collect() {
+        this.reset();
+        this.inc(value());
+      },
+    });
+  labelled('rackseed_http_responses_total', 'responses to machines by the class of their status', 'class', () => parts.http().responses);
+  labelled('rackseed_http_cut_connections_total', 'connections of machines that were cut, by why: slow, stalled, crowded, full, malformed', 'why', () => parts.http().cuts);
+  single('rackseed_http_sent_bytes_total', 'bytes of responses to machines', () => parts.http().sentBytes);
+  single('rackseed_http_thread_restarts_total', 'HTTP threads that died and were started anew', () => parts.http().threadRestarts);
+  new Gauge({
+    name: 'rackseed_http_connections',
+    help: 'open connections of machines',
+    registers,
+    collect() {
+      this.set(parts.http().connections);
+    },
+  });
+  const tftp = (pick: (figures: TftpFigures) => number) => () => {
+    const figures = parts.tftp();
+    return figures ? pick(figures) : 0;
+  };
+  labelled('rackseed_tftp_requests_total', 'TFTP requests by how they ended', 'outcome', () => {
+    const figures = parts.tftp();
+    if (!figures) return {};
+    const { complete, aborted, failed, refused, busy, stopped } = figures;
+    return { complete, aborted, failed, refused, busy, stopped };
+  });
+  labelled('rackseed_tftp_stray_datagrams_total', 'TFTP datagrams that began and advanced nothing: duplicate, malformed, outside, wrong_tid', 'kind', () => {
+    const figures = parts.tftp();
+    if (!figures) return {};
+    const { duplicates: duplicate, malformed, outside, wrongTid: wrong_tid } = figures;
+    return { duplicate, malformed, outside, wrong_tid };
+  });
+  single('rackseed_tftp_sent_bytes_total', 'bytes of files that were sent whole', tftp(({ bytes }) => bytes));
+  single('rackseed_tftp_resent_blocks_total', 'blocks that left more than once', tftp(({ resent }) => resent));
+  single('rackseed_tftp_thread_restarts_total', 'TFTP threads that died and were started anew', tftp(({ threadDeaths }) => threadDeaths));
+  new Gauge({
+    name: 'rackseed_tftp_transfers',
+    help: 'requests that are being answered now',
+    registers,
+    collect() {
+      this.set(tftp(({ active }) => active)());
+    },
+  });
+  new Counter({
+    name: 'rackseed_blobs_rotten_total',
+    help: 'blobs whose content was found to be wrong, by a download or by the scrub',
+    registers,
+    collect() {
+      this.reset();
+      this.inc(parts.blobs().rotten);
+    },
+  });
+  new Counter({
+    name: 'rackseed_blobs_scrubbed_bytes_total',
+    help: 'bytes of blobs that the scrub read again',
+    registers,
+    collect() {
+      this.reset();
+      this.inc(parts.blobs().scrubbedBytes);
     },
   });
   return { contentType: registry.contentType, render: () => registry.metrics() };

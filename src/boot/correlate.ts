@@ -19,7 +19,7 @@ export function correlate(openBoot: Boot | undefined, request: BootRequest, now:
   if (request.asker === 'ipxe' && cameFromOurLoader(openBoot, now)) return 'continue';
   // The boot set is fixed before the script leaves, its stage is written after.
   const onlyDhcp = openBoot.bootSet === undefined && openBoot.stages.every((stage) => stage.name === 'discover' || stage.name === 'offer' || stage.name === 'lease');
-  return onlyDhcp && now - openBoot.startedAt < SAME_ATTEMPT_MS ? 'continue' : 'start';
+  return onlyDhcp && ago(now, openBoot.startedAt) < SAME_ATTEMPT_MS ? 'continue' : 'start';
 }
 
 /** A loader that was fetched asks within this long; whoever asks later was switched off and on. */
@@ -28,5 +28,10 @@ export const LOADER_ASKS_MS = 120_000;
 /** The loader was fetched a moment ago and nothing after it: this iPXE is the one we sent, not the card's. */
 function cameFromOurLoader(boot: Boot, now: number): boolean {
   const loader = stageOf(boot, 'loader');
-  return loader !== undefined && now - loader.lastAt < LOADER_ASKS_MS && !hasStage(boot, 'kernel') && !hasStage(boot, 'script');
+  return loader !== undefined && ago(now, loader.lastAt) < LOADER_ASKS_MS && !hasStage(boot, 'kernel') && !hasStage(boot, 'script');
+}
+
+/** What a clock that was set back calls the future is long ago, too. */
+function ago(now: number, at: number): number {
+  return Math.abs(now - at);
 }

@@ -1,5 +1,6 @@
 // The policy: from all that is known of a machine to what it shall do next. Pure, and the only place where this is settled.
 import type { Digest } from '../digest.ts';
+import { placeWords, type Queue } from './admission.ts';
 import type { ExitMethod, Node } from './node.ts';
 import type { Generation } from './profile.ts';
 import type { Arch, BootRequest } from './request.ts';
@@ -14,8 +15,8 @@ export type BootDecision =
   | { readonly kind: 'loader'; readonly file: string; readonly via: 'tftp' | 'http' }
   /** This is what you boot. */
   | { readonly kind: 'boot'; readonly bootSet: Digest }
-  /** Wait and ask again. */
-  | { readonly kind: 'hold'; readonly why: string; readonly retryAfterS: number };
+  /** Wait and ask again. `queue`: every image slot is taken, and this is where the machine stands. */
+  | { readonly kind: 'hold'; readonly why: string; readonly retryAfterS: number; readonly queue?: Queue };
 
 /** All that is known of the machine at that moment. */
 export interface View {
@@ -30,6 +31,8 @@ export interface View {
   readonly assigned?: Digest;
   readonly running?: Digest;
   readonly lastGood?: Digest;
+  /** What admission says of a request with `wants: 'image'`; absent when the machine has its slot, or needs none. */
+  readonly waiting?: Queue & { readonly retryAfterS: number };
 }
 
 /** A node that failed this often is slowed down: a boot loop is the third most common complaint of the field. */
@@ -42,6 +45,14 @@ export const NO_BOOT_RETRY_S = 10;
 
 /** `now` in milliseconds since 1970. */
 export function decide(view: View, request: BootRequest, generation: Generation, now: number): BootDecision {
+  const decided = decideAdmitted(view, request, generation, now);
+  if (!view.waiting || decided.kind === 'silent') return decided;
+  const { place, etaS, retryAfterS } = view.waiting;
+  const queue: Queue = { place, ...(etaS === undefined ? {} : { etaS }) };
+  return { kind: 'hold', why: `every image slot is taken: ${placeWords(queue)}`, retryAfterS, queue };
+}
+
+function decideAdmitted(view: View, request: BootRequest, generation: Generation, now: number): BootDecision {
   const { node, openBoot } = view;
   if (!node) return decideStranger(request);
   // A boot reads one boot set: once fixed it is answered from, whatever generation is current, and whether or not that still names the node.
@@ -108,5 +119,7 @@ export function chooseLoader(request: BootRequest): BootDecision {
 
 function holdFor(view: View, now: number): number {
   if (view.failedInRow < FAILURES_BEFORE_HOLD || view.lastFailedAt === undefined) return 0;
+  // A clock that was set back: nobody waits for a day because it was wrong for a day.
+  if (now < view.lastFailedAt) return 0;
   return Math.max(0, Math.ceil((view.lastFailedAt + HOLD_S * 1000 - now) / 1000));
 }

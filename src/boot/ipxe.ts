@@ -1,13 +1,17 @@
 // The iPXE script of a node: what a decision looks like to an iPXE, refusals included.
 import type { BootDecision } from './decide.ts';
 import type { BootSet } from './profile.ts';
+import type { Machine } from './request.ts';
 import { blobPath, scriptPath } from './urls.ts';
+import type { Digest } from '../digest.ts';
 import type { Mac } from '../addr.ts';
 
 export interface ScriptFor {
   readonly mac: Mac;
   /** `http://10.77.0.1:8080`: as the machine itself reached us. */
   readonly baseUrl: string;
+  /** Where kernel and initrds come from, if not from us: `https://cdn.example/rackseed`, for an iPXE that can fetch from there. */
+  readonly publicBase?: string;
   readonly node?: string;
   readonly profile?: string;
   readonly bootId?: string;
@@ -44,7 +48,10 @@ export function renderTrouble(to: ScriptFor): string {
 function bootScript(bootSet: BootSet, to: ScriptFor, bootId: string): string {
   const { baseUrl } = to;
   const { image } = bootSet;
-  const initrds = image.initrds.map((initrd, index) => ({ name: `initrd${index}`, url: baseUrl + blobPath(initrd.digest, bootId) }));
+  const initrds = image.initrds.map((initrd, index) => ({ name: `initrd${index}`, digest: initrd.digest }));
+  /** One line: from there, or else from us, or else all of it again. The boot's id would make each node's URL another one to a cache. */
+  const fetching = (words: string, digest: Digest, args = ''): string =>
+    [...(to.publicBase === undefined ? [] : [to.publicBase + blobPath(digest)]), baseUrl + blobPath(digest, bootId)].map((url) => `${words} ${url}${args} || `).join('') + 'goto retry';
   // netX is the card that iPXE opened last, the booting one; net0 can be another (TRAPS 1.9).
   const cmdline = [
     // UEFI kernels find their initrds by name only.
@@ -57,8 +64,8 @@ function bootScript(bootSet: BootSet, to: ScriptFor, bootId: string): string {
   ];
   return lines(
     `echo rackseed: node ${to.node ?? '?'}, profile ${to.profile ?? '?'}, image ${image.name}, boot ${bootId}`,
-    `kernel --name kernel ${baseUrl}${blobPath(image.kernel.digest, bootId)} ${cmdline.join(' ')} || goto retry`,
-    ...initrds.map((initrd) => `initrd --name ${initrd.name} ${initrd.url} || goto retry`),
+    fetching('kernel --name kernel', image.kernel.digest, ` ${cmdline.join(' ')}`),
+    ...initrds.map(({ name, digest }) => fetching(`initrd --name ${name}`, digest)),
     'boot || goto retry',
     ':retry',
     `echo rackseed: RS-FETCH: kernel or initrd did not start, asking again in ${FETCH_RETRY_S} s`,
@@ -86,4 +93,9 @@ function printable(text: string): string {
 
 function lines(...commands: string[]): string {
   return ['#!ipxe', ...commands, ''].join('\n');
+}
+
+/** Whether this machine's iPXE can fetch from there: one that does not list https in DHCP option 175 is not sent to it. */
+export function reachable(publicBase: string | undefined, machine: Machine | undefined): publicBase is string {
+  return publicBase !== undefined && (publicBase.startsWith('http:') || machine?.features?.includes('https') === true);
 }

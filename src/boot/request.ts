@@ -1,5 +1,6 @@
 // The question every server asks: one neutral value between the protocols and the policy.
 import type { Ip4, Mac } from '../addr.ts';
+import type { Digest } from '../digest.ts';
 
 /** Debian's names; picks kernel and image. A BIOS machine counts as amd64 until its kernel says otherwise. */
 export type Arch = 'i386' | 'amd64' | 'arm64' | 'armhf' | 'riscv64';
@@ -29,8 +30,10 @@ export interface BootRequest extends Machine {
   readonly bootId?: string;
   readonly uuid?: string;
   readonly asker?: Asker;
-  /** The node's script is asked for: its answer fixes the boot set of the boot. */
-  readonly wants?: 'script';
+  /** `script`: the node's own; its answer fixes the boot set of the boot. `image`: the bytes of a big blob, so that a slot is needed. */
+  readonly wants?: 'script' | 'image';
+  /** With `wants: 'image'`: which blob. Kernel and initrds of the boot's own set need no slot. */
+  readonly blob?: Digest;
   /** Whom the subnet serves where it asks; without it that of its address counts. */
   readonly serve?: Serve;
   /** DHCP's option 60, as the machine wrote it. */

@@ -57,14 +57,20 @@ export function endOf(report: Report): { readonly state: 'ready' | 'failed'; rea
   return report.stage === 'ready' && report.state === 'ok' ? { state: 'ready' } : undefined;
 }
 
-/** What the initrd stage reads: one `key value` a line. Digest and root options come from here, never only from the command line. */
-export function renderConfig(boot: Boot, bootSet: BootSet, node: Pick<Node, 'name'>): string {
+/**
+ * What the initrd stage reads: one `key value` a line. Digest and root options come from here, never only from the command line. With a `publicBase`
+ * (`https://cdn.example/rackseed`) the squashfs comes from there, and from us when that fails.
+ */
+export function renderConfig(boot: Boot, bootSet: BootSet, node: Pick<Node, 'name'>, publicBase?: string): string {
   const { squashfs } = bootSet.image;
+  const ours = blobPath(squashfs.digest, boot.id);
   const pairs: [string, string | number][] = [
     ['node', node.name],
     ['hostname', node.name],
     ['machine-id', machineId(node.name)],
-    ['squashfs-url', blobPath(squashfs.digest, boot.id)],
+    // Without the boot's id, which would make each node's URL another one to a cache.
+    ['squashfs-url', publicBase === undefined ? ours : publicBase + blobPath(squashfs.digest)],
+    ...(publicBase === undefined ? [] : [['squashfs-fallback', ours] satisfies [string, string]]),
     ['squashfs-digest', squashfs.digest],
     ['squashfs-size', squashfs.size],
     ['root-state', bootSet.root.state],

@@ -1,5 +1,5 @@
 // Every path that rackseed hands to a machine, written once: DHCP, TFTP, scripts and routes all take them from here.
-import { macDashes, type Mac } from '../addr.ts';
+import { macDashes, parseMac, type Mac } from '../addr.ts';
 import { hexOf, type Digest } from '../digest.ts';
 
 /** The node's iPXE script. Dashes, because a colon in a path confuses old URI parsers. */
@@ -34,3 +34,23 @@ export function gitPath(repo: string): string {
 export const TFTP_SCRIPT = 'boot.ipxe';
 /** iPXE 2.0 asks for this name by itself (TRAPS 4). */
 export const TFTP_AUTOEXEC = 'autoexec.ipxe';
+/** The node's kernel, and all of its initrds one behind the other, which is what a loader makes of several. Under a MAC only. */
+export const TFTP_KERNEL = 'kernel';
+export const TFTP_INITRD = 'initrd';
+
+/** A name that says which node it is for: `52-54-00-12-34-56/kernel`. Any name may stand behind the MAC, a loader's too. */
+export function tftpPath(mac: Mac, file: string): string {
+  return `${macDashes(mac)}/${file}`;
+}
+
+/** What a name in a request means; `file` is to be looked up as it is. A MAC may have dashes or colons, and PXELINUX's `01-` (Ethernet) before it. */
+export function readTftpName(asked: string): { readonly mac?: Mac; readonly file: string } {
+  const name = plainTftpName(asked);
+  const [, mac, file] = /^((?:01-)?[0-9a-f]{2}(?:-[0-9a-f]{2}){5}|[0-9a-f]{2}(?::[0-9a-f]{2}){5})\/([^/]+)$/i.exec(name) ?? [];
+  return mac === undefined ? { file: name } : { mac: parseMac(mac)!, file: file! };
+}
+
+/** `/undionly.kpxe` and `./undionly.kpxe` mean `undionly.kpxe`: firmware and people write all three. */
+export function plainTftpName(asked: string): string {
+  return asked.replace(/^(\.?\/)+/, '');
+}

@@ -6,6 +6,7 @@ import { servesUnlisted } from '../config/dhcp-settings.ts';
 import { compile, readProfiles } from '../config/profiles.ts';
 import type { Resolver } from '../config/resolver.ts';
 import { readSettings, SETTINGS_PLACES, type Settings } from '../config/settings.ts';
+import { checkTls } from '../config/tls.ts';
 import { FaultsError, lineOf, type ErrorCode, type Fault } from '../errors.ts';
 import { createImageStore, type ImageStore } from '../images/manifest.ts';
 import { imageNames, readImageSpec } from '../images/spec.ts';
@@ -40,6 +41,12 @@ export async function checkCommand(options: CheckOptions, io: { readonly print: 
   const alone = options.config === undefined && (options.profiles !== undefined || (!SETTINGS_PLACES.some((place) => existsSync(place)) && existsSync('boot-profiles')));
   const settings = alone ? undefined : collect(() => readSettings(options.config));
   const notChecked = new Set<string>(settings ? [] : ['addresses (no settings)']);
+  if (settings?.http.tls) {
+    const { faults: wrong, unreadable } = checkTls(settings.http.tls);
+    if (wrong.length > 0) codes.add('CONFIG_INVALID');
+    faults.push(...wrong);
+    for (const path of unreadable) notChecked.add(`${path} (not for this user to read)`);
+  }
   let counted = { profiles: 0, nodes: 0 };
   if (alone || settings) {
     const artifacts = settings && openArtifacts(settings.stateDir, notChecked);

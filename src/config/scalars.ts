@@ -17,6 +17,14 @@ const DURATION = 'not a duration, such as 90s, 30m, 12h or 7d';
 /** Leases and refreshes of less than a second are none; more than ten years is a typing mistake. */
 export const duration = z.union([z.number(), z.string()], { error: DURATION }).refine((value) => /^[1-9]\d{0,8}[smhd]?$/.test(String(value)) && seconds(value) <= 315_360_000, { error: DURATION, abort: true });
 
+const SIZE = 'not a size, such as 64MiB or 1GiB; a number alone is bytes';
+export const size = z.union([z.number(), z.string()], { error: SIZE }).refine((value) => /^\d{1,15}(KiB|MiB|GiB)?$/.test(String(value)) && bytesOf(value) <= 2 ** 40, { error: SIZE, abort: true });
+
+/** Paths are added to it, so it ends the URL: neither query nor fragment; nor a user, since machines would show it on their consoles. */
+export const httpBase = z
+  .string()
+  .refine((text) => /^https?:\/\/[A-Za-z0-9.-]+(:\d{1,5})?(\/[A-Za-z0-9._~%+-]+)*\/?$/.test(text) && URL.canParse(text), 'not the start of an HTTP URL, such as https://cdn.example/rackseed');
+
 /** A single address is a range of one. */
 export function rangeOf(text: string): IpRange | undefined {
   const ip = parseIp4(text);
@@ -27,4 +35,10 @@ export function rangeOf(text: string): IpRange | undefined {
 export function seconds(value: number | string): number {
   const [, amount, unit] = /^(\d+)([smhd]?)$/.exec(String(value))!;
   return Number(amount) * { '': 1, s: 1, m: 60, h: 3600, d: 86400 }[unit as '' | 's' | 'm' | 'h' | 'd'];
+}
+
+/** Of a value that `size` took. */
+export function bytesOf(value: number | string): number {
+  const [, amount, unit] = /^(\d+)([KMG]iB)?$/.exec(String(value))!;
+  return Number(amount) * { '': 1, KiB: 2 ** 10, MiB: 2 ** 20, GiB: 2 ** 30 }[(unit ?? '') as '' | 'KiB' | 'MiB' | 'GiB'];
 }

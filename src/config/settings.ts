@@ -4,23 +4,40 @@ import { dirname, resolve } from 'node:path';
 import { isScalar } from 'yaml';
 import { z } from 'zod';
 import type { Ip4 } from '../addr.ts';
+import { DEFAULT_MAX_STREAMS } from '../boot/admission.ts';
 import type { DhcpSettings } from '../dhcp/links.ts';
 import { AppError, FaultsError, type Fault } from '../errors.ts';
 import { dhcpSchema } from './dhcp-schema.ts';
 import { dhcpSettings } from './dhcp-settings.ts';
 import { readYaml, type YamlFile } from './document.ts';
 import { knownKeys, plainWords, zodFaults } from './faults.ts';
-import { duration, ip4, seconds } from './scalars.ts';
+import { bytesOf, duration, httpBase, ip4, seconds, size } from './scalars.ts';
+import { tftpSchema, tftpSettings, type TftpSettings } from './tftp-settings.ts';
+import { tlsPlaces, tlsSchema, type TlsSettings } from './tls.ts';
 
 export type { DhcpSettings, SubnetSettings } from '../dhcp/links.ts';
+export type { TftpSettings } from './tftp-settings.ts';
 
 /** The one source of what may stand in rackseed.yaml: check, editor schema and docs come from it. */
 export const settingsSchema = z.strictObject({
   stateDir: z.string().default('/var/lib/rackseed').describe('database, blobs, mirrored repositories'),
   profiles: z.string().default('boot-profiles').describe('directory of boot profiles; relative to this file'),
   dhcp: dhcpSchema.prefault({}),
-  tftp: z.strictObject({ enabled: z.boolean().default(true) }).prefault({}),
-  http: z.strictObject({ port: z.number().int().min(1).max(65535).default(8080), listen: z.array(ip4).optional().describe('addresses for machines; default: our address towards each subnet') }).prefault({}),
+  tftp: tftpSchema.prefault({}),
+  http: z
+    .strictObject({
+      port: z.number().int().min(1).max(65535).default(8080),
+      listen: z.array(ip4).optional().describe('addresses for machines; default: our address towards each subnet'),
+      maxStreams: z.number().int().min(1).max(100_000).default(DEFAULT_MAX_STREAMS).describe('machines that fetch an image at once; the others wait in a queue'),
+      cacheBytes: size.default('256MiB').describe('memory for what downloads send, of all threads together; 0: none'),
+      publicBase: httpBase.optional().describe('where machines fetch images from instead: a web server or CDN with the same paths; we stay its fallback'),
+      threads: z.number().int().min(1).max(64).optional().describe('worker threads for machines; default: one for each core but one, four at most; without koffi always one'),
+      tls: tlsSchema.optional().describe('HTTPS beside plain HTTP, the same routes'),
+    })
+    .prefault({}),
+  blobs: z
+    .strictObject({ scrub: z.union([z.literal('off'), duration]).default('7d').describe('how often each blob is read again in the background, to find rot; off: never') })
+    .prefault({}),
   api: z
     .strictObject({
       socket: z.string().optional().describe('Unix socket; default <stateDir>/api.sock'),
@@ -47,9 +64,11 @@ export interface Settings {
   readonly stateDir: string;
   readonly profilesDir: string;
   readonly dhcp: DhcpSettings;
-  readonly tftp: { readonly enabled: boolean };
+  readonly tftp: TftpSettings;
   /** Without `listen`: on every address that machines are sent to. */
-  readonly http: { readonly port: number; readonly listen?: readonly Ip4[] };
+  readonly http: { readonly port: number; readonly threads?: number; readonly tls?: TlsSettings; readonly listen?: readonly Ip4[]; readonly maxStreams: number; readonly cacheBytes: number; readonly publicBase?: string };
+  /** Absent: never. */
+  readonly blobs: { readonly scrubSeconds?: number };
   readonly api: { readonly socket: string; readonly port: number };
   readonly loadersDir: string;
   readonly repos: Readonly<Record<string, { readonly url: string; readonly refreshSeconds: number }>>;
@@ -87,15 +106,17 @@ export function parseSettings(text: string, file: string): Settings {
   const base = dirname(resolve(file));
   const stateDir = resolve(base, raw.stateDir);
   const { dhcp, faults: wrong } = dhcpSettings(raw.dhcp, yaml);
-  const faults = [...yaml.faults, ...wrong, ...emptyUser(yaml)];
+  const { tftp, faults: wrongToo } = tftpSettings(raw.tftp, yaml);
+  const faults = [...yaml.faults, ...wrong, ...wrongToo, ...emptyUser(yaml), ...portsAlike(yaml, raw.http)];
   if (faults.length > 0) throw new FaultsError('CONFIG_INVALID', faults);
   return {
     file,
     stateDir,
     profilesDir: resolve(base, raw.profiles),
     dhcp,
-    tftp: raw.tftp,
-    http: { port: raw.http.port, ...(raw.http.listen ? { listen: raw.http.listen } : {}) },
+    tftp,
+    http: { port: raw.http.port, ...(raw.http.threads === undefined ? {} : { threads: raw.http.threads }), ...(raw.http.tls ? { tls: { port: raw.http.tls.port, cert: resolve(base, raw.http.tls.cert), key: resolve(base, raw.http.tls.key), at: tlsPlaces(yaml) } } : {}), maxStreams: raw.http.maxStreams, cacheBytes: bytesOf(raw.http.cacheBytes), ...(raw.http.publicBase ? { publicBase: raw.http.publicBase.replace(/\/+$/, '') } : {}), ...(raw.http.listen ? { listen: raw.http.listen } : {}) },
+    blobs: raw.blobs.scrub === 'off' ? {} : { scrubSeconds: seconds(raw.blobs.scrub) },
     api: { socket: raw.api.socket ? resolve(base, raw.api.socket) : resolve(stateDir, 'api.sock'), port: raw.api.port },
     loadersDir: resolve(base, raw.loaders.dir),
     repos: Object.fromEntries(Object.entries(raw.repos).map(([name, repo]) => [name, { url: repo.url, refreshSeconds: seconds(repo.refresh) }])),
@@ -108,4 +129,8 @@ export function parseSettings(text: string, file: string): Settings {
 function emptyUser(yaml: YamlFile): Fault[] {
   const node = yaml.document.get('user', true) as unknown;
   return isScalar(node) && node.value === null && !node.source ? [{ file: yaml.file, ...yaml.place(['user']), message: 'user: empty', hint: 'user: null stays root' }] : [];
+}
+
+function portsAlike(yaml: YamlFile, { port, tls }: { readonly port: number; readonly tls?: { readonly port: number } | undefined }): Fault[] {
+  return tls?.port === port ? [{ file: yaml.file, ...yaml.place(['http', 'tls', 'port']), message: `http.tls.port: ${port} is the port of plain HTTP`, hint: 'HTTPS needs one of its own; its default is 8443' }] : [];
 }

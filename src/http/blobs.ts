@@ -1,20 +1,28 @@
-// The blob route: content-addressed files for machines, with Range, HEAD and strong ETags; tells the Booter when a kernel or initrd was sent whole.
-import { once } from 'node:events';
+// The blob route: verified, content-addressed files for machines, with Range, HEAD and strong ETags; tells the Booter when a kernel or initrd was sent whole.
 import type { ServerResponse } from 'node:http';
+import { setImmediate } from 'node:timers/promises';
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
+import { waitingPhrase, type StreamEnd } from '../boot/admission.ts';
 import type { BootSet } from '../boot/profile.ts';
+import type { BootRequest } from '../boot/request.ts';
 import type { Answer, Booter } from '../booter.ts';
 import type { Digest } from '../digest.ts';
 import { lineOf } from '../errors.ts';
 import type { Log } from '../log.ts';
-import type { BlobStore, OpenBlob } from '../store/blobs.ts';
+import type { VerifiedBlob, VerifiedBlobs } from '../store/verified.ts';
+import { BLOCK, createBlockCache, type BlockReader } from './block-cache.ts';
+import { createCoverage } from './coverage.ts';
 import { remoteIp4 } from './peer.ts';
 import { refusalLine, refuse } from './refusal.ts';
 
 export interface BlobRoutesParts {
-  readonly blobs: BlobStore;
-  readonly booter: Pick<Booter, 'ask' | 'seen'>;
+  readonly blobs: VerifiedBlobs;
+  readonly booter: Pick<Booter, 'ask' | 'seen' | 'release'>;
   readonly log: Log;
+  /** What blocks in memory may take, in bytes: this thread's share of `http.cacheBytes`. */
+  readonly cacheBytes?: number;
+  /** A client that takes nothing for this long is gone, in milliseconds. */
+  readonly stalledMs?: number;
 }
 
 /** First and last byte, both included. */
@@ -23,53 +31,95 @@ export interface ByteRange {
   readonly last: number;
 }
 
-/** TRAPS 3: large pieces written from one buffer cost less per byte than a piped stream. Half of its 1 MiB: one buffer a client. */
-const PIECE = 512 * 1024;
-/** A client that takes nothing for this long is gone; its file is closed. */
-const STALLED_MS = 120_000;
+/** From this size on a blob is an image, and needs a slot: what is smaller is through before a queue would have moved. */
+export const IMAGE_BYTES = 16 * 1024 * 1024;
+export const DEFAULT_CACHE_BYTES = 256 * 1024 * 1024;
+const STALLED_MS = 30_000;
+/** What a connection reads for itself when each block of the cache is being written from: few bytes, for there may be thousands. */
+const OWN_PIECE = 128 * 1024;
+/** Kernels and initrds that boots are in the middle of. */
+const MOST_PARTIAL = 4096;
 
 /** `GET|HEAD /blobs/sha256/:hex[?boot=<id>]`; a fastify plugin. Refusals are one line of text. */
-export async function blobRoutes(app: FastifyInstance, { blobs, booter, log }: BlobRoutesParts): Promise<void> {
+export async function blobRoutes(app: FastifyInstance, { blobs, booter, log, cacheBytes = DEFAULT_CACHE_BYTES, stalledMs = STALLED_MS }: BlobRoutesParts): Promise<void> {
+  const cache = createBlockCache(cacheBytes);
+  const sentOf = createCoverage(MOST_PARTIAL);
+
   app.route<{ Params: { hex: string }; Querystring: { boot?: unknown } }>({
     method: ['GET', 'HEAD'],
     url: '/blobs/sha256/:hex',
     exposeHeadRoute: false,
     async handler(request, reply) {
       const startedAt = performance.now();
+      const digest: Digest | undefined = /^[0-9a-f]{64}$/.test(request.params.hex) ? `sha256:${request.params.hex}` : undefined;
       const ip = remoteIp4(request);
       const bootId = bootIdOf(request.query.boot);
-      const answer = await booter.ask({ via: 'http', ...(ip ? { ip } : {}), ...(bootId ? { bootId } : {}) });
-      if (answer.decision.kind === 'silent') return refuse(reply, 404, 'NODE_UNKNOWN', answer.decision.why);
-      const { hex } = request.params;
-      const blob = /^[0-9a-f]{64}$/.test(hex) ? await blobs.open(`sha256:${hex}`) : undefined;
-      if (!blob) return refuse(reply, 404, 'BLOB_UNKNOWN', 'no such blob');
+      const asked: BootRequest = { via: 'http', ...(ip ? { ip } : {}), ...(bootId ? { bootId } : {}) };
+      const isImage = digest !== undefined && request.method === 'GET' && !isKnown(request, digest) && ((await blobs.stat(digest))?.size ?? 0) >= IMAGE_BYTES;
+      const answer = await booter.ask(isImage ? { ...asked, wants: 'image', blob: digest } : asked);
+      const { decision, ticket } = answer;
+      let how: StreamEnd = 'nothing';
       try {
-        const reachedEnd = await send(blob, `sha256:${hex}`, request, reply);
-        const stage = reachedEnd && bootId !== undefined && answer.boot?.id === bootId ? stageOf(`sha256:${hex}`, answer.bootSet) : undefined;
-        if (stage) await booter.seen(bootId!, stage, { bytes: blob.size, durationMs: Math.round(performance.now() - startedAt) });
-      } catch (error) {
-        // The head is out: all that is left is to cut the connection, so that the client sees a short body and asks for the rest.
-        log.warn({ ...about(answer), digest: `sha256:${hex}`, why: lineOf(error) }, 'blob not sent whole');
-        reply.raw.destroy();
+        if (decision.kind === 'silent') return refuse(reply, 404, 'NODE_UNKNOWN', decision.why);
+        if (decision.kind === 'hold' && decision.queue) {
+          // The reason phrase is all that busybox wget, and so the initrd stage, shows of an error.
+          reply.raw.statusMessage = waitingPhrase(decision.queue, decision.retryAfterS);
+          reply.header('retry-after', decision.retryAfterS).header('cache-control', 'no-store');
+          return refuse(reply, 503, 'BUSY', decision.why);
+        }
+        const blob = digest === undefined ? undefined : await blobs.open(digest);
+        if (!blob) return refuse(reply, 404, 'BLOB_UNKNOWN', 'no such blob');
+        verifyRest(blobs, digest!, answer.bootSet);
+        const reader = cache.read(blob);
+        try {
+          const sent = await send(blob, reader, request, reply, stalledMs);
+          if (sent && endsImage(sent, blob.size)) how = 'whole';
+          const stage = sent && bootId !== undefined && answer.boot?.id === bootId ? stageOf(blob.digest, answer.bootSet) : undefined;
+          if (stage && sentOf.add(`${bootId} ${blob.digest}`, sent!.first, sent!.last, blob.size)) {
+            await booter.seen(bootId!, stage, { bytes: blob.size, durationMs: Math.round(performance.now() - startedAt) });
+          }
+        } catch (error) {
+          // The head is out: all that is left is to cut the connection, so that the client sees a short body and asks for the rest.
+          how = 'cut';
+          log.warn({ ...about(answer), digest, why: lineOf(error) }, 'blob not sent whole');
+          reply.raw.destroy();
+        } finally {
+          reader.close();
+        }
+        return reply;
       } finally {
-        await blob.handle.close();
+        // It fails only with the main thread gone, and the slots with it.
+        if (ticket !== undefined) await booter.release(ticket, how).catch((error: unknown) => log.error({ err: error }, 'image slot not given back'));
       }
-      return reply;
     },
   });
 }
 
-/** Writes the whole response; true when it held the blob's last byte and all of it went to the kernel. */
-async function send(blob: OpenBlob, digest: Digest, request: FastifyRequest, reply: FastifyReply): Promise<boolean> {
+/** The image's last byte, after at least half of it: the time that took is a stream's, where that of its last byte alone would say that all take no time. */
+function endsImage({ first, last }: ByteRange, size: number): boolean {
+  return last === size - 1 && 2 * (size - first) >= size;
+}
+
+/** What the machine will ask for next is verified while its kernel starts: nobody waits for it then. */
+function verifyRest(blobs: VerifiedBlobs, digest: Digest, bootSet: BootSet | undefined): void {
+  if (bootSet?.image.kernel.digest !== digest) return;
+  for (const { digest: next } of [...bootSet.image.initrds, bootSet.image.squashfs]) {
+    // Whoever asks for it is told what is wrong with it.
+    void blobs.open(next).then((blob) => blob?.close(), () => undefined);
+  }
+}
+
+/** Writes the whole response; the bytes of the blob that went to the kernel, undefined when there were to be none. */
+async function send(blob: VerifiedBlob, reader: BlockReader, request: FastifyRequest, reply: FastifyReply, stalledMs: number): Promise<ByteRange | undefined> {
   const { headers, method } = request;
-  const etag = `"${digest}"`;
+  const etag = etagOf(blob.digest);
   const response = reply.hijack().raw;
   // Node emits an error on a response that is written to after the client went away; with no listener that ends the process.
   response.on('error', () => undefined);
   const fields = { etag, 'cache-control': 'public, max-age=31536000, immutable', 'accept-ranges': 'bytes' };
-  if (matches(headers['if-none-match'], etag)) {
+  if (isKnown(request, blob.digest)) {
     response.writeHead(304, fields).end();
-    return false;
+    return undefined;
   }
   // RFC 9110 14.2: Range means something for GET only; 13.1.5: If-Range compares strongly, and we have no date to compare.
   const ifRange = headers['if-range'];
@@ -77,38 +127,90 @@ async function send(blob: OpenBlob, digest: Digest, request: FastifyRequest, rep
   if (asked === 'unsatisfiable') {
     response.writeHead(416, { ...fields, 'content-range': `bytes */${blob.size}`, 'content-type': 'text/plain; charset=utf-8' });
     response.end(refusalLine('REQUEST_INVALID', `the blob has ${blob.size} bytes`));
-    return false;
+    return undefined;
   }
-  const { first, last } = asked ?? { first: 0, last: blob.size - 1 };
+  const range = asked ?? { first: 0, last: blob.size - 1 };
   response.writeHead(asked ? 206 : 200, {
     ...fields,
     'content-type': 'application/octet-stream',
-    'content-length': last - first + 1,
-    ...(asked ? { 'content-range': `bytes ${first}-${last}/${blob.size}` } : {}),
+    'content-length': range.last - range.first + 1,
+    ...(asked ? { 'content-range': `bytes ${range.first}-${range.last}/${blob.size}` } : {}),
   });
   if (method === 'HEAD') {
     response.end();
-    return false;
+    return undefined;
   }
-  await sendBytes(blob, first, last, response);
-  return last === blob.size - 1;
+  await sendBytes(blob, reader, range, response, stalledMs);
+  return range;
 }
 
-/** Rejects when the client goes away, stalls, or the file turns out shorter than it was. */
-async function sendBytes({ handle }: OpenBlob, first: number, last: number, response: ServerResponse): Promise<void> {
-  const gone = once(response, 'close').then(() => Promise.reject(new Error('the client closed the connection')));
-  // It also closes after success, when nobody waits for it any more.
-  gone.catch(() => undefined);
-  response.setTimeout(STALLED_MS, () => response.destroy());
-  const buffer = Buffer.allocUnsafeSlow(Math.min(PIECE, last - first + 1));
+/** Rejects when the client goes away, stalls, or the file is no longer what was verified. */
+async function sendBytes(blob: VerifiedBlob, reader: BlockReader, { first, last }: ByteRange, response: ServerResponse, stalledMs: number): Promise<void> {
+  await turnOf(response);
+  const write = writerOf(response);
+  response.setTimeout(stalledMs, () => response.destroy());
+  let own: Buffer | undefined;
   for (let at = first; at <= last; ) {
-    const { bytesRead } = await handle.read(buffer, 0, Math.min(buffer.length, last - at + 1), at);
-    if (bytesRead === 0) throw new Error(`the blob's file ends at byte ${at}, before its size`);
-    at += bytesRead;
-    // The buffer is free again when the piece has left for the kernel.
-    await Promise.race([gone, new Promise<void>((resolve, reject) => response.write(buffer.subarray(0, bytesRead), (error) => (error ? reject(error) : resolve())))]);
+    const index = Math.floor(at / BLOCK);
+    const block = await reader.take(index);
+    if (block) {
+      try {
+        const start = index * BLOCK;
+        if (last >= start + BLOCK) reader.ahead(index + 1);
+        // One piece of a connection is under way at a time: the kernel's buffer keeps the line busy meanwhile.
+        await write(block.bytes.subarray(at - start, last + 1 - start));
+        at = Math.min(start + BLOCK, last + 1);
+      } finally {
+        block.release();
+      }
+    } else {
+      own ??= Buffer.allocUnsafeSlow(OWN_PIECE);
+      const length = Math.min(OWN_PIECE, last + 1 - at, (index + 1) * BLOCK - at);
+      await blob.read(own, length, at);
+      await write(own.subarray(0, length));
+      at += length;
+    }
+    // What the kernel takes at once leaves no gap: without this a client that reads as fast as we write would have the loop for itself.
+    await setImmediate();
   }
-  await Promise.race([gone, new Promise<void>((resolve) => response.end(resolve))]);
+  await write.end();
+}
+
+/** A response to a pipelined request holds no memory before the ones ahead of it are out; rejects when the connection ends before. */
+async function turnOf(response: ServerResponse): Promise<void> {
+  // Node emits 'socket' when a response is given its connection; 'close' of one that never was comes from listener.ts.
+  if (!response.socket && !response.destroyed) await new Promise<void>((resolve) => response.once('socket', () => resolve()).once('close', resolve));
+  if (response.destroyed) throw gone();
+}
+
+/** Each promise settles when the kernel has the bytes, so that their memory may be used again; it rejects when the connection ends before. */
+function writerOf(response: ServerResponse): { (bytes: Buffer): Promise<void>; end(): Promise<void> } {
+  let fail: ((error: Error) => void) | undefined;
+  let closed = false;
+  response.once('close', () => {
+    closed = true;
+    fail?.(gone());
+  });
+  const whenDone = (start: (done: (error?: Error | null) => void) => void): Promise<void> =>
+    new Promise((resolve, reject) => {
+      fail = reject;
+      if (closed || response.destroyed) return reject(gone());
+      start((error) => (error ? reject(error) : resolve()));
+    });
+  return Object.assign((bytes: Buffer) => whenDone((done) => response.write(bytes, done)), { end: () => whenDone((done) => response.end(done)) });
+}
+
+function gone(): Error {
+  return new Error('the client closed the connection');
+}
+
+function etagOf(digest: Digest): string {
+  return `"${digest}"`;
+}
+
+/** The client says that it has these very bytes. */
+function isKnown({ headers }: FastifyRequest, digest: Digest): boolean {
+  return matches(headers['if-none-match'], etagOf(digest));
 }
 
 /**

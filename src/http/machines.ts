@@ -1,7 +1,7 @@
 // The routes that machines call on their way up: script, enrolment, config, facts, reports. Text only, never JSON errors, never a stack.
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import { parseMac } from '../addr.ts';
-import { renderScript, renderTrouble } from '../boot/ipxe.ts';
+import { reachable, renderScript, renderTrouble } from '../boot/ipxe.ts';
 import { isReportable, renderConfig, type Report } from '../boot/session.ts';
 import type { Stage, StageDetail } from '../boot/timeline.ts';
 import { ENROL_PATH } from '../boot/urls.ts';
@@ -15,7 +15,7 @@ import { refuse, sendText } from './refusal.ts';
 const TAIL_BYTES = 64 * 1024;
 const REPORT_BODY_LIMIT = TAIL_BYTES + 1024;
 
-export async function machineRoutes(app: FastifyInstance, { booter, log }: { readonly booter: Booter; readonly log: Log }): Promise<void> {
+export async function machineRoutes(app: FastifyInstance, { booter, log, publicBase }: { readonly booter: Booter; readonly log: Log; readonly publicBase?: string }): Promise<void> {
   // Bodies are plain text whatever a busybox wget calls them.
   app.removeAllContentTypeParsers();
   app.addContentTypeParser('*', { parseAs: 'buffer', bodyLimit: REPORT_BODY_LIMIT }, (_request, body, done) => done(null, body));
@@ -34,6 +34,7 @@ export async function machineRoutes(app: FastifyInstance, { booter, log }: { rea
     const script = renderScript(answer.decision, answer.bootSet, {
       mac,
       baseUrl: baseUrlOf(request),
+      ...(reachable(publicBase, boot?.machine) ? { publicBase } : {}),
       ...(node ? { node: node.name } : {}),
       ...(boot ? { bootId: boot.id, profile: boot.profile } : {}),
     });
@@ -63,7 +64,7 @@ export async function machineRoutes(app: FastifyInstance, { booter, log }: { rea
     const session = await inSession(request, reply);
     if (!session) return reply;
     if (request.method === 'GET') reply.raw.once('finish', () => void booter.seen(session.boot.id, 'config'));
-    return sendText(reply, 200, renderConfig(session.boot, session.bootSet, session.node));
+    return sendText(reply, 200, renderConfig(session.boot, session.bootSet, session.node, publicBase));
   });
 
   app.get('/boots/:id/facts', async (request, reply) => {

@@ -1,4 +1,5 @@
 // Who is at the other end of a request, and by which of our addresses it came.
+import type { TLSSocket } from 'node:tls';
 import type { FastifyRequest } from 'fastify';
 import { parseIp4, type Ip4 } from '../addr.ts';
 
@@ -9,6 +10,6 @@ export function remoteIp4(request: FastifyRequest): Ip4 | undefined {
 
 /** How this machine reached us: right on a daemon with several cards, where no one setting could be. */
 export function baseUrlOf(request: FastifyRequest): string {
-  const { localAddress = '127.0.0.1', localPort } = request.socket;
-  return `http://${localAddress.replace(/^::ffff:/i, '')}:${localPort}`;
+  const { localAddress = '127.0.0.1', localPort, encrypted } = request.socket as Partial<TLSSocket>;
+  return `${encrypted ? 'https' : 'http'}://${localAddress.replace(/^::ffff:/i, '')}:${localPort}`;
 }

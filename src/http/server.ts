@@ -1,11 +1,11 @@
 // The HTTP listeners: one for machines on the boot LAN, one for people on a Unix socket and loopback. They share no route.
 import { chmodSync, rmSync } from 'node:fs';
-import { fastify, type FastifyError, type FastifyInstance } from 'fastify';
+import { fastify, type FastifyError, type FastifyInstance, type FastifyReply } from 'fastify';
 import { AppError, type ErrorCode } from '../errors.ts';
 import type { Log } from '../log.ts';
 import { refusalLine } from './refusal.ts';
 
-/** Longest wait for a request's head and body, in milliseconds; fastify's own default is for ever (TRAPS 3). */
+/** Longest wait for a request's head and body, in milliseconds; fastify's own default is for ever (TRAPS 3). The machines' listeners have limits of their own. */
 const REQUEST_TIMEOUT_MS = 60_000;
 
 /**
@@ -13,8 +13,17 @@ const REQUEST_TIMEOUT_MS = 60_000;
  * (or `{ code, message }` for people) and goes to the log whole.
  */
 export async function createHttp(kind: 'machines' | 'people', log: Log, routes: (app: FastifyInstance) => Promise<void>): Promise<FastifyInstance> {
-  const app = fastify({ logger: false, requestTimeout: REQUEST_TIMEOUT_MS, bodyLimit: 256 * 1024, routerOptions: { maxParamLength: 200 }, forceCloseConnections: true });
   const say = (code: ErrorCode, message: string, hint?: string) => (kind === 'machines' ? refusalLine(code, message) : { code, message, ...(hint ? { hint } : {}) });
+  const app = fastify({
+    logger: false,
+    requestTimeout: REQUEST_TIMEOUT_MS,
+    bodyLimit: 256 * 1024,
+    routerOptions: { maxParamLength: 200 },
+    forceCloseConnections: true,
+    // What the router itself refuses, and what comes while it closes: fastify's own words for both are JSON.
+    frameworkErrors: (_error, _request, reply) => void (reply as unknown as FastifyReply).code(400).type(kind === 'machines' ? 'text/plain; charset=utf-8' : 'application/json; charset=utf-8').send(say('REQUEST_INVALID', 'this path cannot be understood')),
+    return503OnClosing: false,
+  });
   app.setErrorHandler((error: FastifyError, request, reply) => {
     const status = error.statusCode ?? 500;
     if (error instanceof AppError) return reply.code(statusOf(error)).send(say(error.code, error.message, error.hint));
@@ -39,9 +48,13 @@ export async function listenOn(apps: readonly { readonly app: FastifyInstance; r
     try {
       await app.listen({ host, port });
     } catch (error) {
-      throw new AppError('PORT_UNAVAILABLE', `HTTP cannot listen on ${host}:${port}: ${(error as NodeJS.ErrnoException).code ?? 'unknown'}`, `is another program on that port (ss -ltnp), and is ${host} one of this machine's addresses (ip addr)? A port below 1024 is bound after root was given up: take a higher one, or user: null`, error);
+      throw portUnavailable(host, port, error);
     }
   }
+}
+
+export function portUnavailable(host: string, port: number, error: unknown): AppError {
+  return new AppError('PORT_UNAVAILABLE', `HTTP cannot listen on ${host}:${port}: ${(error as NodeJS.ErrnoException).code ?? 'unknown'}`, `is another program on that port (ss -ltnp), and is ${host} one of this machine's addresses (ip addr)? A port below 1024 is bound after root was given up: take a higher one, or user: null`, error);
 }
 
 /** The socket is for its owner and group only: whoever can open it may operate. A socket of a daemon that died is removed. */

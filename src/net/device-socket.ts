@@ -109,13 +109,15 @@ function limit(name: 'rmem_max' | 'wmem_max'): number {
   }
 }
 
-function int32(value: number): Uint8Array {
+/** A C `int`. */
+export function int32(value: number): Uint8Array {
   const bytes = Buffer.alloc(4);
   bytes.writeInt32LE(value);
   return bytes;
 }
 
-function sockaddr(address: Ip4, port: number): Uint8Array {
+/** A `struct sockaddr_in`, 16 bytes. */
+export function sockaddr(address: Ip4, port: number): Uint8Array {
   const bytes = Buffer.alloc(16);
   bytes.writeUInt16LE(AF_INET, 0);
   bytes.writeUInt16BE(port, 2);

@@ -19,9 +19,14 @@ export interface Messages {
   nameAt(i: number): number;
 }
 
-/** Undefined on 32-bit machines, where the structures look different. */
+/** On 32-bit machines the structures of messages look different. */
+export function hasWideMessages(): boolean {
+  return ['x64', 'arm64', 'riscv64', 'loong64'].includes(process.arch);
+}
+
+/** Undefined on 32-bit machines. */
 export function layOutMessages(c: Libc, count: number, slot: number): Messages | undefined {
-  if (!['x64', 'arm64', 'riscv64', 'loong64'].includes(process.arch)) return undefined;
+  if (!hasWideMessages()) return undefined;
   // Not from Buffer's pool, and referred to for ever: the kernel reads and writes at these addresses.
   const table = Buffer.alloc(count * (HEADER + IOVEC + NAME));
   const data = Buffer.alloc(count * slot);

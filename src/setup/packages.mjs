@@ -18,11 +18,19 @@ const TEST = [
   'nftables', 'ovmf', 'python3', 'strace', 'systemd', 'tcpdump', 'tftp-hpa', 'udhcpc',
 ];
 /** Peers to measure against, a compiler for the generator. kea-dhcp4-server starts a service, which listens nowhere until somebody configures it. */
-const BENCH = [...SERVE, 'dnsmasq-base', 'gcc', 'iproute2', 'kea-admin', 'kea-dhcp4-server', 'libc6-dev', 'util-linux'];
+const BENCH = [...SERVE, 'curl', 'dnsmasq-base', 'gcc', 'iproute2', 'kea-admin', 'kea-dhcp4-server', 'libc6-dev', 'nftables', 'util-linux'];
+/** Peers that are unpacked, not installed (unpacked.mjs): Debian would start nginx on port 80 and tftpd-hpa on 69, in the way of rackseed's own, and tftpd-hpa and atftpd exclude each other. */
+const NGINX = { name: 'nginx', program: 'nginx' };
+const UNPACKED = { test: [NGINX], bench: [NGINX, { name: 'tftpd-hpa', program: 'in.tftpd' }, { name: 'atftpd', program: 'atftpd' }] };
 
 export function packagesFor(command, withBuildTools) {
   const wanted = command === 'serve' ? SERVE : command === 'lab' ? LAB : command === 'bench' ? BENCH : TEST;
   return [...new Set([...wanted, ...(withBuildTools ? BUILD : [])])].sort();
+}
+
+/** What `command` wants unpacked: packages, each with its program in usr/sbin. */
+export function unpackedFor(command) {
+  return UNPACKED[command] ?? [];
 }
 
 /** Those of `wanted` that dpkg does not list as installed; of `a|b`, a when neither is there. `listing` is the output of DPKG_QUERY. */
@@ -32,6 +40,16 @@ export function missingFrom(wanted, listing) {
 }
 
 const DPKG_QUERY = ['dpkg-query', '-W', '-f', '${Package} ${db:Status-Status}\\n'];
+
+/** Those of `wanted` that are not installed here; a SetupError where there is no dpkg. */
+export function notInstalled(wanted) {
+  const [program, ...args] = DPKG_QUERY;
+  // Without a name it would list all.
+  if (wanted.length === 0) return [];
+  const query = spawnSync(program, [...args, ...wanted.flatMap((entry) => entry.split('|'))], { encoding: 'utf8' });
+  if (query.error) throw new SetupError(`this is no Debian (${program}: ${query.error.code}); needed are: ${missingFrom(wanted, '').join(' ')}`, 69);
+  return missingFrom(wanted, query.stdout);
+}
 
 /** What to do about missing packages; pure, so that the table can be tested. */
 export function howToInstall({ ci, yes, terminal, root, sudo }) {
@@ -43,10 +61,7 @@ export function howToInstall({ ci, yes, terminal, root, sudo }) {
 
 /** Installs what is missing, after asking when there is somebody to ask; a SetupError with the apt line otherwise. */
 export async function ensurePackages(wanted, { yes, command }) {
-  const [program, ...args] = DPKG_QUERY;
-  const query = spawnSync(program, [...args, ...wanted.flatMap((entry) => entry.split('|'))], { encoding: 'utf8' });
-  if (query.error) throw new SetupError(`this is no Debian (${program}: ${query.error.code}); needed are: ${missingFrom(wanted, '').join(' ')}`, 69);
-  const missing = missingFrom(wanted, query.stdout);
+  const missing = notInstalled(wanted);
   if (missing.length === 0) return;
   const root = process.getuid?.() === 0;
   const sudo = !root && spawnSync('sudo', ['-n', 'true'], { stdio: 'ignore' }).status === 0;

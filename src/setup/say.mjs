@@ -13,7 +13,7 @@ export function say(line) {
   process.stderr.write(`${line}\n`);
 }
 
-/** Runs a program with its output kept back: one line when it starts and its duration after it; the last lines of it when it fails. */
+/** Runs a program with its output kept back: one line when it starts and its duration after it; the last lines of it when it fails, and the very last as `said` of the SetupError. */
 export function longStep(what, argv, { cwd, env, exit = 70, mayFail = false, onFailure } = {}) {
   process.stderr.write(`rackseed: ${what} ... `);
   const start = Date.now();
@@ -33,7 +33,7 @@ export function longStep(what, argv, { cwd, env, exit = 70, mayFail = false, onF
       say(noise.trimEnd().split('\n').slice(-40).map((line) => `  | ${line}`).join('\n'));
       onFailure?.(code);
       if (mayFail) return resolve();
-      reject(new SetupError(`${what} failed (exit ${code}); its last lines are above`, exit));
+      reject(Object.assign(new SetupError(`${what} failed (exit ${code}); its last lines are above`, exit), { said: noise.trimEnd().split('\n').at(-1) }));
     });
   });
 }

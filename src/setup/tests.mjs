@@ -4,7 +4,9 @@ import { accessSync, constants, mkdtempSync, readFileSync, rmSync } from 'node:f
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { unpackedFor } from './packages.mjs';
 import { longStep, say } from './say.mjs';
+import { unpackPeers } from './unpacked.mjs';
 
 /** The order is cheap to dear, so that a broken rule is seen before a VM boots. */
 export const PROJECTS = ['unit', 'integration', 'e2e'];
@@ -59,6 +61,12 @@ export async function runTests(root, args) {
   const total = { passed: 0, failed: 0 };
   const skips = [];
   await typeCheck(root, { mayFail: true, onFailure: () => total.failed++ });
+  if (projects.includes('integration')) {
+    const { path, missing } = await unpackPeers(root, unpackedFor('test'));
+    process.env.PATH = [...path, process.env.PATH].join(':');
+    // The tests that need it skip, too, but only this one knows why it is not there.
+    if (rest.length === 0) skips.push(...missing.map(({ name, why }) => `the peer ${name}: ${why}`));
+  }
   // Killed by the terminal or by CI: the running vitest gets the same signal, and what it started dies with it.
   let running;
   let stopped;

@@ -31,7 +31,7 @@ export interface BlobStore {
 
 /** Opens or creates the store. Half-written files of processes that died are removed. STORE_UNUSABLE when it cannot be written. */
 export function createBlobStore(stateDir: string): BlobStore {
-  const dir = join(stateDir, 'blobs', 'sha256');
+  const dir = blobDir(stateDir);
   const incoming = join(stateDir, 'blobs', 'incoming');
   try {
     mkdirSync(dir, { recursive: true });
@@ -41,10 +41,7 @@ export function createBlobStore(stateDir: string): BlobStore {
     throw unusable(stateDir, error);
   }
 
-  const path = (digest: Digest): string => {
-    if (!isDigest(digest)) throw new AppError('BUG', 'a blob was asked for by something that is no digest');
-    return join(dir, hexOf(digest));
-  };
+  const path = (digest: Digest): string => blobFile(stateDir, digest);
 
   async function stat(digest: Digest): Promise<BlobRef | undefined> {
     const found = await unlessMissing(lstat(path(digest)));
@@ -95,6 +92,17 @@ export function createBlobStore(stateDir: string): BlobStore {
   };
 }
 
+/** Where the blobs of a state directory lie. */
+export function blobDir(stateDir: string): string {
+  return join(stateDir, 'blobs', 'sha256');
+}
+
+/** Where the blob's file is, or would be. Throws for what is no digest: a path is never made of foreign text. */
+export function blobFile(stateDir: string, digest: Digest): string {
+  if (!isDigest(digest)) throw new AppError('BUG', 'a blob was asked for by something that is no digest');
+  return join(blobDir(stateDir), hexOf(digest));
+}
+
 /** Large pieces: fewer switches between JavaScript and the thread pool. */
 const PIECE = 1024 * 1024;
 
@@ -136,7 +144,7 @@ function check(written: BlobRef, expected: { readonly digest?: Digest; readonly 
 }
 
 /** A new name is durable only when its directory is. */
-async function syncDirectory(dir: string): Promise<void> {
+export async function syncDirectory(dir: string): Promise<void> {
   const handle = await open(dir, constants.O_RDONLY | constants.O_DIRECTORY);
   try {
     await handle.sync();
@@ -163,11 +171,12 @@ function startOf(pid: number): string {
   }
 }
 
-async function unlessMissing<T>(pending: Promise<T>): Promise<T | undefined> {
+/** What `pending` gives; undefined where there is no such file, or a symbolic link, which we never make. */
+export async function unlessMissing<T>(pending: Promise<T>): Promise<T | undefined> {
   try {
     return await pending;
   } catch (error) {
-    // ELOOP: a symbolic link, which we never make.
+    // ELOOP is O_NOFOLLOW's word for a link.
     if (['ENOENT', 'ELOOP'].includes((error as NodeJS.ErrnoException).code ?? '')) return undefined;
     throw error;
   }

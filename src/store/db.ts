@@ -1,11 +1,12 @@
 // The database: SQLite with its pragmas, opened or recovered, and group commit, so that many durable writes share one sync.
-import { closeSync, fdatasync, mkdirSync, openSync } from 'node:fs';
+import { mkdirSync } from 'node:fs';
 import { dirname } from 'node:path';
 import BetterSqlite3 from 'better-sqlite3';
 import { AppError, lineOf } from '../errors.ts';
 import { migrate, readMigrations, type Migration } from './migrations.ts';
 import { damageOf, isCorruption, recover, type Recovered } from './recovery.ts';
 import { ballastIsGone, dropBallast, fillReserve, layBallast, watchSpace, type Spare } from './reserve.ts';
+import { createSyncer, type Syncer } from './syncer.ts';
 
 export type Sqlite = BetterSqlite3.Database;
 
@@ -78,7 +79,7 @@ export function openDatabase(file: string, options: OpenOptions = {}): Database 
   let queue: Queued[] = [];
   /** The sync of the last commit, while it runs. */
   let syncing: Promise<void> | undefined;
-  let walFd: number | undefined;
+  let syncer: Syncer | undefined;
   let committedAt = -Infinity;
   let hadCompany = false;
   let waiting: NodeJS.Timeout | undefined;
@@ -191,11 +192,9 @@ export function openDatabase(file: string, options: OpenOptions = {}): Database 
   }
 
   /** Off the main thread: a slow disk must not keep a datagram waiting. One sync at a time, and no commit beside it: nothing is ahead of what is synced. */
-  function syncWal(): Promise<void> {
-    return new Promise((resolve, reject) => {
-      walFd ??= openSync(`${file}-wal`, 'r+');
-      fdatasync(walFd, (error) => (error ? reject(error) : resolve()));
-    });
+  async function syncWal(): Promise<void> {
+    syncer ??= createSyncer(`${file}-wal`);
+    await syncer.sync();
   }
 
   /** Behind the poll phase, so that all datagrams that were read in it share the transaction. */
@@ -242,8 +241,7 @@ export function openDatabase(file: string, options: OpenOptions = {}): Database 
       for (flush(); syncing; flush()) await syncing;
       if (!sqlite.open) return;
       sqlite.close();
-      if (walFd !== undefined) closeSync(walFd);
-      walFd = undefined;
+      await syncer?.close();
     },
   };
 }

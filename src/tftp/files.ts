@@ -1,55 +1,132 @@
-// What a TFTP name stands for: loaders from memory and the node's script. A name never reaches the file system.
-import type { Ip4 } from '../addr.ts';
-import { renderScript } from '../boot/ipxe.ts';
-import { TFTP_AUTOEXEC, TFTP_SCRIPT } from '../boot/urls.ts';
+// What a TFTP name stands for, and who may have it: loaders, a node's script, kernel and initrds, all from memory. A name never reaches the file system.
+import { parseIp4, type Ip4, type Ip6, type Mac } from '../addr.ts';
+import { reachable, renderScript } from '../boot/ipxe.ts';
+import type { BlobRef, BootSet } from '../boot/profile.ts';
+import type { Serve } from '../boot/request.ts';
+import { readTftpName, TFTP_AUTOEXEC, TFTP_INITRD, TFTP_KERNEL, TFTP_SCRIPT } from '../boot/urls.ts';
 import type { Answer, Booter } from '../booter.ts';
 import type { Loaders } from '../loaders.ts';
+import type { FileCache } from './file-cache.ts';
+import { TFTP_ERROR } from './packet.ts';
 
 export interface TftpFile {
+  /** On a SharedArrayBuffer, except for scripts. */
   readonly bytes: Uint8Array;
   /** The stage that is seen once the last byte was acknowledged; none when the file is not part of a boot. */
-  readonly stage?: 'loader' | 'script';
+  readonly stage?: 'loader' | 'script' | 'kernel' | 'initrd';
+  /** To be called when no thread reads the bytes any more; absent when they stay as they are for ever. */
+  readonly release?: () => void;
 }
 
 export interface TftpAsk {
-  /** The peer's address. */
-  readonly ip: Ip4;
+  readonly peer: Ip4 | Ip6;
   /** Our own address, which the peer reached. */
-  readonly local: Ip4;
-  /** The Booter's answer to this very request: never `silent` or `local`, those are refused before. */
-  readonly answer: Answer;
+  readonly local: Ip4 | Ip6;
+  /** Whom the peer's subnet serves. */
+  readonly serve: Serve;
 }
+
+/** What a refused client is told in an ERROR. */
+export interface TftpRefusal {
+  readonly code: number;
+  readonly message: string;
+}
+
+export type Opened = { readonly file: TftpFile; readonly answer: Answer } | { readonly refusal: TftpRefusal };
 
 export interface TftpFiles {
-  /** The content behind a name without leading `/` or `./`; undefined when there is none. Opens nothing by that name. */
-  open(name: string, ask: TftpAsk): Promise<TftpFile | undefined>;
+  /** The content behind a name as it was asked for. Opens nothing by that name. */
+  open(asked: string, ask: TftpAsk): Promise<Opened>;
 }
 
-/** The loaders by their names, and the node's script, which names the URLs of our HTTP server at the address that was asked. */
-export function bootFiles(parts: { readonly loaders: Loaders; readonly booter: Booter; readonly httpPort: number }): TftpFiles {
+export interface BootFilesParts {
+  readonly loaders: Loaders;
+  readonly booter: Pick<Booter, 'ask'>;
+  readonly cache: FileCache;
+  readonly httpPort: number;
+  readonly publicBase?: string;
+}
+
+/**
+ * A machine is known by its address, as everywhere. A MAC in the name only says more: whoever may not be that machine gets nothing that depends on
+ * it. By IPv6, where rackseed gives no addresses, the MAC is taken at its word for loader, kernel and initrd, which hold no secret, and nothing is
+ * written down: neither a stage nor the boot's boot set.
+ */
+export function bootFiles({ loaders, booter, cache, httpPort, publicBase }: BootFilesParts): TftpFiles {
+  function openScript(answer: Answer, mac: Mac, { local }: TftpAsk): Opened {
+    const { decision, bootSet, node, boot } = answer;
+    const script = renderScript(decision, bootSet, {
+      mac,
+      baseUrl: `http://${local}:${httpPort}`,
+      ...(reachable(publicBase, boot?.machine) ? { publicBase } : {}),
+      ...(node ? { node: node.name } : {}),
+      ...(boot ? { bootId: boot.id, profile: boot.profile } : {}),
+    });
+    // A script that only says why to wait is not the stage.
+    return { file: { bytes: Buffer.from(script), ...(decision.kind === 'boot' ? { stage: 'script' } : {}) }, answer };
+  }
+
+  async function openImage(answer: Answer, stage: 'kernel' | 'initrd'): Promise<Opened> {
+    const { decision, bootSet, boot } = answer;
+    if (decision.kind === 'hold') return refused(TFTP_ERROR.undefined, `not now: ${decision.why}`);
+    if (decision.kind !== 'boot' || !bootSet) return notFound;
+    const parts = partsOf(bootSet, stage);
+    if (!cache.fits(parts)) return refused(TFTP_ERROR.undefined, `the ${stage} is too large for TFTP, fetch it by HTTP`);
+    const held = await cache.get(parts);
+    if (!held) return refused(TFTP_ERROR.undefined, 'server busy: other large files are being sent, ask again later');
+    return { file: { bytes: held.bytes, release: held.release, ...(boot ? { stage } : {}) }, answer };
+  }
+
   return {
-    async open(name, { ip, local, answer }) {
-      if (name !== TFTP_SCRIPT && name !== TFTP_AUTOEXEC) {
-        const bytes = parts.loaders.get(name);
-        return bytes && { bytes, stage: 'loader' };
-      }
-      const mac = answer.boot?.mac ?? answer.node?.macs[0];
-      if (!mac) return undefined;
-      // Asked once more, because only now it is known that the script is wanted: that fixes the boot set.
-      const { decision, bootSet, node, boot } = await parts.booter.ask({ via: 'tftp', ip, mac, asker: 'ipxe', wants: 'script' });
-      const script = renderScript(decision, bootSet, {
-        mac,
-        baseUrl: `http://${local}:${parts.httpPort}`,
-        ...(node ? { node: node.name } : {}),
-        ...(boot ? { bootId: boot.id, profile: boot.profile } : {}),
-      });
-      // A script that only says why to wait is not the stage.
-      return { bytes: Buffer.from(script), ...(decision.kind === 'boot' ? { stage: 'script' } : {}) };
+    async open(asked, ask) {
+      const { mac, file } = readTftpName(asked);
+      const ip = parseIp4(ask.peer);
+      const by = { via: 'tftp', serve: ask.serve, ...(ip ? { ip } : mac ? { mac } : {}) } as const;
+      const first = await booter.ask(by);
+      const barred = refusalOf(first);
+      if (barred) return barred;
+      const loader = loaders.get(file);
+      if (loader) return ip ? { file: { bytes: loader, stage: 'loader' }, answer: first } : { file: { bytes: loader }, answer: withoutBoot(first) };
+
+      const isScript = file === TFTP_SCRIPT || file === TFTP_AUTOEXEC;
+      const isImage = mac !== undefined && (file === TFTP_KERNEL || file === TFTP_INITRD);
+      if (!isScript && !isImage) return notFound;
+      if (!ip) return isImage ? openImage(withoutBoot(first), file) : refused(TFTP_ERROR.accessViolation, 'scripts are for IPv4 machines, whose address tells that they are theirs');
+      const { node, boot } = first;
+      if (mac !== undefined && node && !isOf(first, mac)) return notYours;
+      const about = mac ?? boot?.mac ?? node?.macs[0];
+      if (about === undefined) return notFound;
+      // By its address alone: a stranger that asks under a node's MAC does not even learn that it is one.
+      if (!node) return isScript ? openScript(first, about, ask) : openImage(first, file);
+      // The boot set is fixed by whatever is read from it first. Without a boot there is none to fix. The boot is named, or one whose node has left
+      // the YAML meanwhile would not be found by the MAC.
+      const named = { ...by, mac: about, ...(boot ? { bootId: boot.id } : {}) };
+      const answer = isImage && !boot ? first : await booter.ask({ ...named, wants: 'script', ...(isScript ? { asker: 'ipxe' } : {}) });
+      return refusalOf(answer) ?? (isScript ? openScript(answer, about, ask) : openImage(answer, file));
     },
   };
 }
 
-/** `/undionly.kpxe` and `./undionly.kpxe` mean `undionly.kpxe`: firmware and people write all three. */
-export function fileName(asked: string): string {
-  return asked.replace(/^(\.?\/)+/, '');
+const refused = (code: number, message: string): Opened => ({ refusal: { code, message } });
+const notFound = refused(TFTP_ERROR.notFound, 'file not found');
+const notYours = refused(TFTP_ERROR.accessViolation, 'this path is not for the machine at this address');
+
+/** What a decision alone refuses. */
+function refusalOf({ decision }: Answer): Opened | undefined {
+  if (decision.kind === 'silent') return refused(TFTP_ERROR.accessViolation, decision.why);
+  if (decision.kind === 'local') return refused(TFTP_ERROR.notFound, decision.why);
+  return undefined;
+}
+
+function isOf({ node, boot }: Answer, mac: Mac): boolean {
+  return boot?.mac === mac || node?.macs.includes(mac) === true;
+}
+
+/** So that nothing is written of a boot whose machine did not prove to be the one that asks. */
+function withoutBoot({ boot: _boot, ...answer }: Answer): Answer {
+  return answer;
+}
+
+function partsOf({ image }: BootSet, stage: 'kernel' | 'initrd'): readonly BlobRef[] {
+  return stage === 'kernel' ? [image.kernel] : image.initrds;
 }

@@ -1,13 +1,16 @@
 // The TFTP server: one listening socket per address; each read request asks the Booter and gets a transfer of its own.
 import type { RemoteInfo, Socket } from 'node:dgram';
-import type { Ip4 } from '../addr.ts';
+import type { Ip4, Ip6 } from '../addr.ts';
+import { plainTftpName } from '../boot/urls.ts';
 import type { Answer, Booter } from '../booter.ts';
 import type { Log } from '../log.ts';
-import { fileName, type TftpFile, type TftpFiles } from './files.ts';
+import { monotonicMs } from '../threads/clock.ts';
+import type { Opened, TftpAsk, TftpFile, TftpFiles, TftpRefusal } from './files.ts';
 import { decodeTftp, encodeTftp, TFTP_ERROR, TftpDecodeError, type TftpRequest } from './packet.ts';
-import type { TftpSockets } from './sockets.ts';
-import { ETHERNET_BLOCK } from './transfer.ts';
-import { runTransfer, type RunningTransfer, type TransferResult } from './transfer-socket.ts';
+import { createTransferPool, type RunningTransfer, type TransferPool } from './pool.ts';
+import { whoYields } from './room.ts';
+import type { TransferResult } from './runner.ts';
+import type { PeerTerms, TftpListener, TftpSockets } from './sockets.ts';
 
 export interface TftpServerParts {
   /** Closed by stop(). */
@@ -15,10 +18,21 @@ export interface TftpServerParts {
   readonly files: TftpFiles;
   readonly booter: Booter;
   readonly log: Log;
-  /** Milliseconds on any clock; only differences count, so one that never jumps is best (performance.now). */
-  readonly now: () => number;
-  /** What the path carries in one block; default for MTU 1500. */
-  readonly maxBlockSize?: number;
+  /** Stopped by stop(). Default: one of its own. */
+  readonly pool?: TransferPool;
+  /** For tests; default LIMITS. */
+  readonly limits?: Partial<TftpLimits>;
+}
+
+export interface TftpLimits {
+  /** At once: all, those to one address, and those by IPv6, where one machine has as many addresses as it likes. */
+  readonly transfers: number;
+  readonly perIp: number;
+  readonly ip6: number;
+  /** How long the Booter and the disk may take until a file is there to be sent, in milliseconds. */
+  readonly openMs: number;
+  /** A transfer younger than this is not called slow, in milliseconds. */
+  readonly slowAfterMs: number;
 }
 
 /** Since start; `active` is now. Each request ends in exactly one of complete, aborted, failed, refused, busy or stopped. */
@@ -33,12 +47,16 @@ export interface TftpCounters {
   readonly refused: number;
   /** Over one of the two limits. */
   readonly busy: number;
-  /** Replaced by a newer request of the same peer, or ended by stop(). */
+  /** Replaced by a newer request of the same peer, ended by stop(), or given up for another peer: before its first ACK, or as the slowest. */
   readonly stopped: number;
   /** A request that a running transfer answers already. */
   readonly duplicates: number;
   readonly malformed: number;
+  /** From outside of every subnet that we serve, whatever it was: not answered. */
+  readonly outside: number;
   readonly wrongTid: number;
+  /** Threads that ended without having been told to; their transfers have failed. */
+  readonly threadDeaths: number;
   /** Bugs and broken stores that a datagram met; logged as errors. */
   readonly faults: number;
   readonly resent: number;
@@ -58,33 +76,31 @@ export const MOST_TRANSFERS = 1024;
 export const MOST_TRANSFERS_PER_IP = 64;
 /** A peer that asks anew on the same port after this long without an ACK has begun again: a reset machine, or its last ACK was lost. */
 const BEGAN_AGAIN_MS = 1_000;
+export const LIMITS: TftpLimits = { transfers: MOST_TRANSFERS, perIp: MOST_TRANSFERS_PER_IP, ip6: 256, openMs: 20_000, slowAfterMs: 5_000 };
+/** All slots are taken, and none could be freed: so long nobody looks again, or a flood would have every request read all of them. */
+const LOOK_AGAIN_MS = 20;
 
 interface Entry {
   /** The request as it came, to tell a duplicate from another request. */
   readonly datagram: Buffer;
+  readonly ip6: boolean;
   /** Absent while the Booter and the file are being asked. */
   run?: RunningTransfer;
 }
 
-/** What a refused client is told. */
-class Refusal {
-  readonly code: number;
-  readonly message: string;
-  constructor(code: number, message: string) {
-    this.code = code;
-    this.message = message;
-  }
-}
-
 export function createTftpServer(parts: TftpServerParts): TftpServer {
-  const { log, now } = parts;
+  const { log } = parts;
   const { listeners } = parts.sockets;
+  const limits = { ...LIMITS, ...parts.limits };
+  const pool = parts.pool ?? createTransferPool({ log, most: limits.transfers });
   let stopped = false;
   const entries = new Map<string, Entry>();
-  const perIp = new Map<Ip4, number>();
-  const counts = { requests: 0, complete: 0, aborted: 0, failed: 0, refused: 0, busy: 0, stopped: 0, duplicates: 0, malformed: 0, wrongTid: 0, faults: 0, resent: 0, bytes: 0 };
+  const perIp = new Map<Ip4 | Ip6, number>();
+  let ip6Entries = 0;
+  let lookedAt = -Infinity;
+  const counts = { requests: 0, complete: 0, aborted: 0, failed: 0, refused: 0, busy: 0, stopped: 0, duplicates: 0, malformed: 0, outside: 0, faults: 0, resent: 0, bytes: 0 };
 
-  const refuse = (socket: Socket, peer: RemoteInfo, refusal: Refusal) =>
+  const refuse = (socket: Socket, peer: RemoteInfo, refusal: TftpRefusal) =>
     socket.send(encodeTftp({ kind: 'error', code: refusal.code, message: refusal.message }), peer.port, peer.address, () => {});
 
   const fault = (error: unknown) => {
@@ -92,21 +108,26 @@ export function createTftpServer(parts: TftpServerParts): TftpServer {
     log.error({ err: error }, 'tftp: a datagram met a fault');
   };
 
-  function onDatagram(socket: Socket, local: Ip4, datagram: Buffer, peer: RemoteInfo): void {
+  function onDatagram({ socket, localFor, termsFor }: TftpListener, datagram: Buffer, peer: RemoteInfo): void {
     try {
+      const terms = termsFor(peer.address);
+      if (!terms) return void counts.outside++;
       if (peer.port === 0) return void counts.malformed++;
       const packet = decodeTftp(datagram);
       // Only requests are answered here: an ERROR for a stray packet could set two servers on each other.
       if (packet.kind !== 'rrq' && packet.kind !== 'wrq') return void counts.malformed++;
-      onRequest(socket, local, datagram, packet, peer);
+      onRequest(socket, localFor(peer.address), datagram, packet, peer, terms);
     } catch (error) {
       if (error instanceof TftpDecodeError) counts.malformed++;
       else fault(error);
     }
   }
 
-  function onRequest(socket: Socket, local: Ip4, datagram: Buffer, request: TftpRequest, peer: RemoteInfo): void {
+  function onRequest(socket: Socket, local: Ip4, datagram: Buffer, request: TftpRequest, peer: RemoteInfo, terms: PeerTerms): void {
     const key = `${local} ${peer.address}:${peer.port}`;
+    // A client that asks for its next file the moment it has one is here before the word that it has.
+    const ip6 = peer.address.includes(':');
+    if (entries.has(key) || isFull(ip6) || (perIp.get(peer.address) ?? 0) >= limits.perIp) pool.settle();
     const known = entries.get(key);
     if (known) {
       const same = known.datagram.equals(datagram);
@@ -122,97 +143,120 @@ export function createTftpServer(parts: TftpServerParts): TftpServer {
     const barred = refusalOf(request);
     if (barred) {
       counts.refused++;
-      log.info({ ip: peer.address, file: request.file.slice(0, 200), error: barred.message }, 'tftp: refused');
+      // Anybody can send these, under any address, as fast as the wire carries them.
+      log.debug({ ip: peer.address, file: request.file.slice(0, 200), error: barred.message }, 'tftp: refused');
       return void refuse(socket, peer, barred);
     }
     const mine = perIp.get(peer.address) ?? 0;
-    if (entries.size >= MOST_TRANSFERS || mine >= MOST_TRANSFERS_PER_IP) {
+    if (mine < limits.perIp && isFull(ip6)) makeRoom();
+    if (mine >= limits.perIp || isFull(ip6)) {
       counts.busy++;
-      const limit = mine >= MOST_TRANSFERS_PER_IP ? `${mine} transfers run to this address` : `${entries.size} transfers are running`;
-      return void refuse(socket, peer, new Refusal(TFTP_ERROR.undefined, `server busy: ${limit}, ask again later`));
+      const limit = mine >= limits.perIp ? `${mine} transfers run to this address` : `${entries.size} transfers are running`;
+      return void refuse(socket, peer, { code: TFTP_ERROR.undefined, message: `server busy: ${limit}, ask again later` });
     }
-    const entry: Entry = { datagram };
+    const entry: Entry = { datagram, ip6 };
     entries.set(key, entry);
     perIp.set(peer.address, mine + 1);
+    if (ip6) ip6Entries++;
     const release = () => {
       entries.delete(key);
+      if (ip6) ip6Entries--;
       const left = (perIp.get(peer.address) ?? 1) - 1;
       if (left > 0) perIp.set(peer.address, left);
       else perIp.delete(peer.address);
     };
-    openFile(request, peer.address, local).then(
+    openInTime(request.file, { peer: peer.address, local, serve: terms.serve }).then(
       (opened) => {
-        if (opened instanceof Refusal || stopped) {
+        if ('refusal' in opened || stopped) {
           release();
-          if (!(opened instanceof Refusal)) return void counts.stopped++;
+          if (!('refusal' in opened)) {
+            opened.file.release?.();
+            return void counts.stopped++;
+          }
           counts.refused++;
-          log.debug({ ip: peer.address, file: request.file.slice(0, 200), error: opened.message }, 'tftp: refused');
-          return void refuse(socket, peer, opened);
+          log.debug({ ip: peer.address, file: request.file.slice(0, 200), error: opened.refusal.message }, 'tftp: refused');
+          return void refuse(socket, peer, opened.refusal);
         }
-        entry.run = runTransfer({
-          local,
-          peer: { address: peer.address, port: peer.port },
-          bytes: opened.file.bytes,
-          options: request.options,
-          maxBlockSize: parts.maxBlockSize ?? ETHERNET_BLOCK,
-          now,
-          onEnd: (result) => {
-            release();
-            record(request, peer.address, opened, result);
-          },
-          onStray: (what, error) => (what === 'faults' ? fault(error) : counts[what]++),
-        });
+        const order = { local, peer: { address: peer.address, port: peer.port }, bytes: opened.file.bytes, options: request.options, maxBlockSize: terms.blockSize };
+        const onEnd = (result: TransferResult) => {
+          release();
+          record(request, peer.address, opened, result);
+        };
+        entry.run = pool.run(order, onEnd, opened.file.release);
       },
       (error: unknown) => {
         release();
         counts.failed++;
         fault(error);
-        refuse(socket, peer, new Refusal(TFTP_ERROR.undefined, 'the server is at fault, see its log'));
+        refuse(socket, peer, { code: TFTP_ERROR.undefined, message: 'the server is at fault, see its log' });
       },
     ).catch(fault);
   }
 
-  async function openFile(request: TftpRequest, ip: Ip4, local: Ip4): Promise<Refusal | { readonly file: TftpFile; readonly answer: Answer }> {
-    const answer = await parts.booter.ask({ via: 'tftp', ip });
-    const { decision } = answer;
-    if (decision.kind === 'silent') return new Refusal(TFTP_ERROR.accessViolation, decision.why);
-    if (decision.kind === 'local') return new Refusal(TFTP_ERROR.notFound, decision.why);
-    const file = await parts.files.open(fileName(request.file), { ip, local, answer });
-    return file ? { file, answer } : new Refusal(TFTP_ERROR.notFound, 'file not found');
+  const isFull = (ip6: boolean) => entries.size >= limits.transfers || (ip6 && ip6Entries >= limits.ip6);
+
+  /** Ends the transfer that has the least right to its slot, if there is one; only of IPv6 where that is what is full. */
+  function makeRoom(): void {
+    const now = monotonicMs();
+    if (now - lookedAt < LOOK_AGAIN_MS) return;
+    const all = entries.size >= limits.transfers;
+    const running = [...entries.values()].flatMap(({ run, ip6 }) => (run && (all || ip6) ? [run] : []));
+    const found = whoYields(running, limits.slowAfterMs);
+    if (!found) lookedAt = now;
+    // One that was heard is told why; to one that was not, a packet could be a packet to somebody else.
+    else found.stop(found.heard() ? 'the server is busy and this transfer too slow, ask again later' : undefined);
+  }
+
+  /** Rejects when it takes too long; what comes later is let go. A disk that hangs would hold the slots for ever. */
+  async function openInTime(name: string, ask: TftpAsk): Promise<Opened> {
+    const opening = parts.files.open(name, ask);
+    let late = false;
+    opening.then((opened) => late && 'file' in opened && opened.file.release?.(), () => {});
+    let timer: NodeJS.Timeout | undefined;
+    const limit = new Promise<never>((_resolve, reject) => {
+      timer = setTimeout(() => {
+        late = true;
+        reject(new Error(`opening ${name.slice(0, 200)} took longer than ${limits.openMs} ms`));
+      }, limits.openMs).unref();
+    });
+    return Promise.race([opening, limit]).finally(() => clearTimeout(timer));
   }
 
   function record(request: TftpRequest, ip: Ip4, { file, answer }: { readonly file: TftpFile; readonly answer: Answer }, result: TransferResult): void {
     counts[result.outcome]++;
     counts.resent += result.resent;
-    const { durationMs, blockSize, resent, why } = result;
-    const fields = { ip, node: answer.node?.name, boot: answer.boot?.id, file: request.file.slice(0, 200), bytes: file.bytes.length, durationMs, blockSize, resent, why };
+    const { durationMs, blockSize, windowSize, resent, why } = result;
+    const fields = { ip, node: answer.node?.name, boot: answer.boot?.id, file: request.file.slice(0, 200), bytes: file.bytes.length, durationMs, blockSize, windowSize, resent, why };
     if (result.outcome === 'failed') log.warn(fields, 'tftp: transfer failed');
     if (result.outcome !== 'complete') return;
     counts.bytes += file.bytes.length;
     log.info(fields, 'tftp: file sent');
     if (answer.boot && file.stage) {
-      parts.booter.seen(answer.boot.id, file.stage, { message: fileName(request.file), bytes: file.bytes.length, durationMs }).catch(fault);
+      parts.booter.seen(answer.boot.id, file.stage, { message: plainTftpName(request.file), bytes: file.bytes.length, durationMs }).catch(fault);
     }
   }
 
   return {
     start() {
-      for (const { socket, localFor } of listeners) socket.on('message', (datagram, peer) => onDatagram(socket, localFor(peer.address), datagram, peer));
+      for (const listener of listeners) listener.socket.on('message', (datagram, peer) => onDatagram(listener, datagram, peer));
     },
     async stop() {
       stopped = true;
-      for (const entry of [...entries.values()]) entry.run?.stop('the server is stopping');
+      await pool.stop('the server is stopping');
       await parts.sockets.close();
     },
-    counters: () => ({ ...counts, active: entries.size }),
+    counters() {
+      const { malformed, wrongTid, threadDeaths } = pool.counters();
+      return { ...counts, malformed: counts.malformed + malformed, wrongTid, threadDeaths, active: entries.size };
+    },
   };
 }
 
 /** What no decision can allow, or undefined. */
-function refusalOf(request: TftpRequest): Refusal | undefined {
-  if (request.kind === 'wrq') return new Refusal(TFTP_ERROR.accessViolation, 'this server takes no files');
+function refusalOf(request: TftpRequest): TftpRefusal | undefined {
+  if (request.kind === 'wrq') return { code: TFTP_ERROR.accessViolation, message: 'this server takes no files' };
   if (request.mode === 'octet') return undefined;
   // RFC 1350: netascii is a legal mode that we do not offer (0, see message); mail is for writing only, and the rest is no mode at all (4).
-  if (request.mode === 'netascii') return new Refusal(TFTP_ERROR.undefined, 'only mode octet (binary) is served');
-  return new Refusal(TFTP_ERROR.illegalOperation, 'only mode octet (binary) is served');
+  if (request.mode === 'netascii') return { code: TFTP_ERROR.undefined, message: 'only mode octet (binary) is served' };
+  return { code: TFTP_ERROR.illegalOperation, message: 'only mode octet (binary) is served' };
 }

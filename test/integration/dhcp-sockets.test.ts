@@ -300,8 +300,8 @@ import { createTftpServer } from './src/tftp/server.js';
 import { bindTftp } from './src/tftp/sockets.js';
 const log = Object.fromEntries(['debug', 'info', 'warn', 'error'].map((level) => [level, () => {}]));
 const booter = { ask: async () => ({ decision: { kind: 'loader' } }), seen: async () => {} };
-const files = { open: async (file, { local }) => ({ bytes: Buffer.from(file + ' from ' + local) }) };
-const server = createTftpServer({ sockets: await bindTftp({ listen: ['10.77.0.1', '10.99.0.1'], links: [{ name: 'lan0', serverIps: ['10.99.0.1', '10.77.0.1'] }] }), files, booter, log, now: () => performance.now() });
+const files = { open: async (file, { local }) => ({ file: { bytes: Buffer.from(file + ' from ' + local) }, answer: await booter.ask() }) };
+const server = createTftpServer({ sockets: await bindTftp({ listen: ['10.77.0.1', '10.99.0.1'], links: [{ name: 'lan0', serverIps: ['10.99.0.1', '10.77.0.1'] }] }), files, booter, log });
 server.start();
 process.stdout.write(JSON.stringify({ ready: true, uid: process.getuid() }) + '\\n');
 process.stdin.resume().on('end', () => process.exit());
@@ -310,7 +310,7 @@ process.stdin.resume().on('end', () => process.exit());
   let child: ChildProcess | undefined;
 
   beforeAll(() => {
-    tree = buildTree(['dhcp/sockets.ts', 'dhcp/card-ports.ts', 'net', 'tftp', 'boot', 'errors.ts', 'addr.ts', 'digest.ts', 'loaders.ts']);
+    tree = buildTree(['dhcp/sockets.ts', 'dhcp/card-ports.ts', 'net', 'threads', 'tftp', 'boot', 'errors.ts', 'addr.ts', 'digest.ts', 'loaders.ts']);
     tree.program('echo.js', PROGRAM);
     tree.program('tftp.js', TFTP);
   });

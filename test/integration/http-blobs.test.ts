@@ -17,6 +17,7 @@ import { blobRoutes, byteRange } from '../../src/http/blobs.ts';
 import { createHttp } from '../../src/http/server.ts';
 import { createLog } from '../../src/log.ts';
 import { createBlobStore, type BlobStore } from '../../src/store/blobs.ts';
+import { createVerifiedBlobs } from '../../src/store/verified.ts';
 
 describe('byteRange', () => {
   it.each([
@@ -62,9 +63,12 @@ describe('the blob route', () => {
   let answer: Answer = known;
   const asked: BootRequest[] = [];
   const seen: (readonly [string, string, StageDetail | undefined])[] = [];
+  const released: (readonly [string, string | undefined])[] = [];
+  const rotten: (readonly [string, string])[] = [];
   const booter = {
     ask: async (request: BootRequest) => (asked.push(request), answer),
     seen: async (id: string, stage: string, detail?: StageDetail) => void seen.push([id, stage, detail]),
+    release: async (ticket: string, how?: string) => void released.push([ticket, how]),
   };
 
   let dir: string;
@@ -80,7 +84,8 @@ describe('the blob route', () => {
     for (const bytes of [kernel, first, last, big]) await blobs.add(Readable.from([bytes]));
     logged = [];
     const log = createLog('warn', { write: (line) => void logged.push(line) });
-    app = await createHttp('machines', log, async (instance) => void (await instance.register(blobRoutes, { blobs, booter, log })));
+    const verified = createVerifiedBlobs({ stateDir: dir, onRotten: (digest, why) => void rotten.push([digest, why]) });
+    app = await createHttp('machines', log, async (instance) => void (await instance.register(blobRoutes, { blobs: verified, booter, log, cacheBytes: 16 << 20 })));
     await app.listen({ host: '127.0.0.1', port: 0 });
     base = `http://127.0.0.1:${(app.server.address() as AddressInfo).port}`;
   });
@@ -92,6 +97,8 @@ describe('the blob route', () => {
     answer = known;
     asked.splice(0);
     seen.splice(0);
+    released.splice(0);
+    rotten.splice(0);
     logged.splice(0);
   });
 
@@ -109,9 +116,9 @@ describe('the blob route', () => {
   }
   const KERNEL = blobPath(digestOfBytes(kernel), BOOT);
   /** Files below the blob directory that this process has open. */
-  const openBlobs = () =>
+  const openBlobs = (digest?: string) =>
     readdirSync('/proc/self/fd').filter((fd) => {
-      try { return readlinkSync(`/proc/self/fd/${fd}`).startsWith(join(dir, 'blobs')); } catch { return false; }
+      try { return readlinkSync(`/proc/self/fd/${fd}`).startsWith(digest ? blobs.path(digest) : join(dir, 'blobs')); } catch { return false; }
     });
 
   it('sends the bytes with all that a cache and a resuming client need, and tells the kernel stage', async () => {
@@ -132,9 +139,12 @@ describe('the blob route', () => {
     expect(seen).toEqual([]);
   });
 
-  it('is resumed by curl -C - to identical bytes; the part with the last byte tells the stage', async () => {
+  it('is resumed by curl -C - to identical bytes; the stage is told once all bytes went out, in whatever parts', async () => {
     const file = join(dir, 'resumed');
-    writeFileSync(file, kernel.subarray(0, 1_234_567));
+    expect((await curl('-r', '0-1234566', '-o', file, base + KERNEL)).code).toBe(0);
+    await get(KERNEL, '-r', '-1');
+    await get(KERNEL, '-r', '500-2000000');
+    expect(seen).toEqual([]);
     expect((await curl('-C', '-', '-o', file, base + KERNEL)).code).toBe(0);
     expect(readFileSync(file).equals(kernel)).toBe(true);
     await vi.waitFor(() => expect(seen).toHaveLength(1));
@@ -214,7 +224,7 @@ describe('the blob route', () => {
     const socket = connect(Number(new URL(base).port), '127.0.0.1');
     socket.write(`GET ${blobPath(digestOfBytes(big), BOOT)} HTTP/1.1\r\nhost: x\r\n\r\n`);
     await new Promise((resolve) => socket.once('data', resolve));
-    expect(openBlobs()).toHaveLength(1);
+    expect(openBlobs(digestOfBytes(big))).toHaveLength(1);
     socket.destroy();
     await vi.waitFor(() => expect(openBlobs()).toEqual([]));
     await vi.waitFor(() => expect(logged.join()).toContain('blob not sent whole'));
@@ -231,6 +241,80 @@ describe('the blob route', () => {
     renameSync(join(dir, 'other'), path);
     expect((await pending).body.equals(big)).toBe(true);
     renameSync(join(dir, 'kept'), path);
+  });
+
+  it('answers a blob with wrong content as if it were not there, tells of it once, and sends it again when it is right', async () => {
+    const bytes = Buffer.alloc(2_000_000, 'right');
+    const { digest } = await blobs.add(Readable.from([bytes]));
+    writeFileSync(join(dir, 'wrong'), Buffer.alloc(2_000_000, 'wrong'));
+    renameSync(join(dir, 'wrong'), blobs.path(digest));
+    const answers = await Promise.all([1, 2, 3].map(() => get(blobPath(digest))));
+    expect(answers.map(({ status, body }) => [status, body.toString()])).toEqual([1, 2, 3].map(() => [404, 'BLOB_UNKNOWN: no such blob\n']));
+    expect(rotten).toEqual([[digest, expect.stringContaining('its content has the digest')]]);
+    await blobs.add(Readable.from([bytes]));
+    expect((await get(blobPath(digest))).body.equals(bytes)).toBe(true);
+  });
+
+  it('sends the right bytes to more machines than the cache has blocks, all at different places, and gives up no file', async () => {
+    const mixed = Buffer.from(Uint8Array.from({ length: 40 << 20 }, (_, i) => (i * 3 + (i >> 12)) & 255));
+    const { digest } = await blobs.add(Readable.from([mixed]));
+    const starts = Array.from({ length: 40 }, (_, i) => i * 1_000_003);
+    const parts = await Promise.all(starts.map((from) => get(blobPath(digest), '-r', `${from}-`, '--limit-rate', '200M')));
+    expect(parts.every(({ body }, i) => body.equals(mixed.subarray(starts[i])))).toBe(true);
+    await vi.waitFor(() => expect(openBlobs()).toEqual([]));
+  }, 60_000);
+
+  describe('admission', () => {
+    const image = () => blobPath(digestOfBytes(big), BOOT);
+
+    it('says 503, when to come again and where the machine stands to one that has to wait', async () => {
+      answer = { decision: { kind: 'hold', why: 'every image slot is taken: place 3, about 40 s', retryAfterS: 17, queue: { place: 3, etaS: 40 } }, boot };
+      const { status, headers, body } = await get(image());
+      expect([status, headers['retry-after'], headers['cache-control'], body.toString()]).toEqual([503, '17', 'no-store', 'BUSY: every image slot is taken: place 3, about 40 s\n']);
+      expect((await curl('-i', base + image())).body.toString()).toMatch(/^HTTP\/1\.1 503 place 3, about 40 s, again in 17 s\r\n/);
+      expect(asked[0]).toEqual({ via: 'http', ip: '127.0.0.1', bootId: BOOT, wants: 'image', blob: digestOfBytes(big) });
+    });
+
+    it('gives the slot back when all was sent, and says so', async () => {
+      answer = { ...known, ticket: 'slot-1' };
+      await get(image());
+      await vi.waitFor(() => expect(released).toEqual([['slot-1', 'whole']]));
+    });
+
+    it('gives the slot back as cut when the machine goes away in the middle', async () => {
+      answer = { ...known, ticket: 'slot-2' };
+      expect((await curl('--max-filesize', '100000000', '--limit-rate', '1M', '--max-time', '0.5', '-o', '/dev/null', base + image())).code).toBe(28);
+      await vi.waitFor(() => expect(released).toEqual([['slot-2', 'cut']]));
+    });
+
+    it.each([
+      ['its last byte', (size: number) => `${size - 1}-`, 'nothing'],
+      ['its first bytes', () => '0-0', 'nothing'],
+      ['all but its last byte', (size: number) => `0-${size - 2}`, 'nothing'],
+      ['less than its second half', (size: number) => `${Math.floor(size / 2) + 1}-`, 'nothing'],
+      ['its second half', (size: number) => `${Math.floor(size / 2)}-`, 'whole'],
+      ['what it does not have', (size: number) => `${size}-`, 'nothing'],
+    ])('gives the slot back after %s was asked for, and counts it as a stream only when it was one', async (_what, range, how) => {
+      answer = { ...known, ticket: 'slot-3' };
+      await get(image(), '-r', range(big.length));
+      await vi.waitFor(() => expect(released).toEqual([['slot-3', how]]));
+    });
+
+    it('gives the slot back when the machine is refused', async () => {
+      answer = { decision: { kind: 'silent', why: 'no' }, ticket: 'slot-4' };
+      await get(image());
+      await vi.waitFor(() => expect(released).toEqual([['slot-4', 'nothing']]));
+    });
+
+    it.each([
+      ['HEAD', () => get(image(), '-I')],
+      ['a client that has the bytes', () => get(image(), '-H', `If-None-Match: "${digestOfBytes(big)}"`)],
+      ['a small blob', () => get(KERNEL)],
+      ['a blob that is not there', () => get(blobPath(digestOfBytes('nothing')))],
+    ])('asks for no slot for %s', async (_what, request) => {
+      await request();
+      expect(asked.map(({ wants }) => wants)).toEqual([undefined]);
+    });
   });
 
   it('cuts the connection, rather than pad or lie, when the file is shorter than it was', async () => {

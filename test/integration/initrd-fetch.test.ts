@@ -150,10 +150,83 @@ describe('the download', () => {
     expect(asked).toHaveLength(1);
   });
 
+  it.each([
+    ['as long as it is told', 'place 12, about 40 s, again in 17 s', 'place 12, about 40 s', '17'],
+    ['without a time until its turn, while nobody knows it', 'place 3, again in 7 s', 'place 3', '7'],
+    ['a minute at most', 'place 1, again in 86400 s', 'place 1', '60'],
+    ['10 s where nothing is said', 'Service Unavailable', 'the server is busy', '10'],
+    ['10 s where there is not even a reason', '', 'the server is busy', '10'],
+    ['10 s where nonsense is said', 'place 1, again in 08 s', 'place 1', '10'],
+    ['as told, and runs nothing of what it is told', 'place 1 $(touch ran) `touch ran`, again in 2 s', 'place 1 $(touch ran) `touch ran`', '2'],
+  ])('waits for its turn %s, then goes on where it was', async (_how, phrase, shown, seconds) => {
+    writeFileSync(blob(), BLOB.subarray(0, 1000));
+    // Whoever waits in a queue has not failed, however often.
+    answer = (request, response) => (asked.length <= 8 ? void response.writeHead(503, phrase, { 'retry-after': '1' }).end('BUSY: every slot is taken\n') : serve(BLOB)(request, response));
+    expect(await ash('sleep() { echo "$1"; }; fetch; echo "$?"')).toEqual([...Array.from({ length: 8 }, () => seconds), '0']);
+    expect(readFileSync(blob()).equals(BLOB)).toBe(true);
+    expect(asked.map(({ headers }) => headers.range)).toEqual(Array.from({ length: 9 }, () => 'bytes=1000-'));
+    expect(readFileSync(join(dir, 'console'), 'utf8')).toContain(`rackseed: waiting: ${shown} [`);
+    expect(existsSync('ran')).toBe(false);
+  });
+
+  it('waits for its turn for as long as it has a place: a failed boot would start at the end of the queue', async () => {
+    answer = (_request, response) => (asked.length <= 10 ? void response.writeHead(503, 'place 40, again in 30 s').end() : serve(BLOB)(_request, response));
+    expect(await ash('sleep() { :; }; LONGEST_WAIT=60; fetch; echo "$?"')).toEqual(['0']);
+    expect(readFileSync(join(dir, 'console'), 'utf8').match(/waiting: place 40/g)).toHaveLength(10);
+  });
+
+  it('gives up for good when a server that says no place was busy for half an hour', async () => {
+    answer = (_request, response) => void response.writeHead(503, 'Service Unavailable').end();
+    const lines = await ash('sleep() { echo "$1"; }; fetch; echo "$?"; echo "$why"');
+    expect(lines).toEqual([...Array.from({ length: 180 }, () => '10'), '2', 'the server was busy for 30 min']);
+  });
+
   it('ends the attempt after six tries that brought nothing', async () => {
     answer = (request) => void request.socket.destroy();
     expect((await ash('fetch; echo "$?"'))[0]).toBe('1');
     expect(asked).toHaveLength(6);
+  });
+});
+
+describe('the download from a public base', () => {
+  const PUBLIC = 'squashfs_fallback=$squashfs_url; squashfs_url=$url/public/blob; fetch; echo "$?"';
+  /** What the public server does; the daemon behind it has the right bytes. */
+  const publicly = (there: typeof answer): void => {
+    answer = (request, response) => (request.url!.startsWith('/public/') ? there : serve(BLOB))(request, response);
+  };
+  const urls = () => asked.map(({ url }) => url);
+
+  it('asks the daemon for nothing while the other server delivers, breaks included', async () => {
+    publicly(serve(BLOB, 100_000));
+    expect(await ash(PUBLIC)).toEqual(['0']);
+    expect(readFileSync(blob()).equals(BLOB)).toBe(true);
+    expect(urls()).toEqual(['/public/blob', '/public/blob', '/public/blob']);
+  });
+
+  it.each([
+    ['has no such file', (_request: IncomingMessage, response: ServerResponse) => void response.writeHead(404).end()],
+    ['is busy', (_request: IncomingMessage, response: ServerResponse) => void response.writeHead(503).end()],
+    ['cuts each connection', (request: IncomingMessage) => void request.socket.destroy()],
+  ])('goes on at the daemon when the other server %s', async (_what, there) => {
+    publicly(there);
+    expect(await ash(PUBLIC)).toEqual(['0']);
+    expect(readFileSync(blob()).equals(BLOB)).toBe(true);
+    expect(urls()).toEqual(['/public/blob', '/blob']);
+    expect(readFileSync(join(dir, 'console'), 'utf8')).toContain('asking the daemon itself');
+  });
+
+  it('goes on at the daemon when nobody listens at the other address, and keeps what it has', async () => {
+    answer = serve(BLOB);
+    writeFileSync(blob(), BLOB.subarray(0, 1000));
+    expect(await ash(PUBLIC.replace('$url/public', 'http://127.0.0.1:9'))).toEqual(['0']);
+    expect(asked.map(({ url, headers }) => [url, headers.range])).toEqual([['/blob', 'bytes=1000-']]);
+  });
+
+  it('takes the daemon\'s bytes when the other server\'s are wrong', async () => {
+    publicly(serve(Buffer.from(BLOB).fill(0, 10, 20)));
+    expect(await ash(PUBLIC)).toEqual(['0']);
+    expect(readFileSync(blob()).equals(BLOB)).toBe(true);
+    expect(urls()).toEqual(['/public/blob', '/blob']);
   });
 });
 

@@ -16,6 +16,8 @@ import type { Booter } from '../../src/booter.ts';
 import { sha256Hex } from '../../src/digest.ts';
 import { createNamespace, type Namespace } from '../../src/lab/network.ts';
 import { createLog } from '../../src/log.ts';
+import { createVerifiedBlobs } from '../../src/store/verified.ts';
+import { createFileCache } from '../../src/tftp/file-cache.ts';
 import { bootFiles } from '../../src/tftp/files.ts';
 import { loadLoaders, type Loaders } from '../../src/loaders.ts';
 import { decodeTftp, encodeTftp, type TftpPacket } from '../../src/tftp/packet.ts';
@@ -108,10 +110,9 @@ beforeEach(async () => {
   policy = realPolicy();
   server = createTftpServer({
     sockets: await bindTftp({ listen: [FIRST, SECOND] }),
-    files: bootFiles({ loaders, booter: policy.booter, httpPort: 8080 }),
+    files: bootFiles({ loaders, booter: policy.booter, cache: createFileCache(createVerifiedBlobs({ stateDir: dir, onRotten: () => {} })), httpPort: 8080 }),
     booter: policy.booter,
     log: createLog('silent'),
-    now: () => performance.now(),
   });
   server.start();
 });

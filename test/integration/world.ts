@@ -57,6 +57,10 @@ export interface WorldOptions {
   readonly pool?: null;
   /** Default full. */
   readonly mode?: 'proxy' | 'full';
+  /** Instead of the `dhcp:` section of all tests, as YAML. */
+  readonly dhcp?: string;
+  /** Default: none. */
+  readonly tftp?: string;
 }
 
 /** Needs to be root in a network namespace of its own: it binds the real ports on loopback. */
@@ -71,7 +75,8 @@ export async function startWorld(options: WorldOptions = {}): Promise<World> {
     join(dir, 'rackseed.yaml'),
     `stateDir: ./state
 profiles: ./boot-profiles
-dhcp: { mode: ${options.mode ?? 'full'}, onConflict: ignore, subnets: [{ subnet: 127.0.0.0/8, serverIp: ${SERVER_IP}, conflictCheck: off${options.pool === null ? '' : ', pool: 127.0.1.1-127.0.1.100'} }] }
+dhcp: ${options.dhcp ?? `{ mode: ${options.mode ?? 'full'}, onConflict: ignore, subnets: [{ subnet: 127.0.0.0/8, serverIp: ${SERVER_IP}, conflictCheck: off${options.pool === null ? '' : ', pool: 127.0.1.1-127.0.1.100'} }] }`}
+tftp: ${options.tftp ?? '{}'}
 http: { port: ${HTTP_PORT} }
 api: { port: ${options.apiPort ?? 0} }
 user: null

@@ -44,6 +44,23 @@ describe('rows', () => {
     ]);
   });
 
+  test('a target against the best peer is held against whichever that is, by what is better', () => {
+    const best: readonly Target[] = [{ measure: 'rate', issue: 4, text: '>= 0.95x the best', against: 'best', bound: 0.95 }, { measure: 'lost', issue: 4, text: 'a twentieth of the best', against: 'best', bound: 0.05 }];
+    const run = outcome({ rackseed: { rate: [960], lost: [1] }, slow: { rate: [500], lost: [90] }, quick: { rate: [1000], lost: [30] }, absent: {} });
+    expect(rowsOf(run, best).filter(({ target }) => target !== null)).toEqual([
+      { what: 'exchanges', unit: '/s', ours: 960, peer: 1000, peerName: 'quick', ratio: 0.96, target: 0.95, better: 'higher', met: true },
+      { what: 'lost', unit: '%', ours: 1, peer: 30, peerName: 'quick', ratio: 0.0333333, target: 0.05, better: 'lower', met: true },
+    ]);
+    expect(tableOf(run, best)).toMatch(/>= 0\.95 x the best, quick +met\n/);
+  });
+
+  test('a target against the best has no row and no verdict when no peer was measured', () => {
+    const best: readonly Target[] = [{ measure: 'rate', issue: 4, text: '>= 0.95x the best', against: 'best', bound: 0.95 }];
+    const alone = outcome({ rackseed: { rate: [960] } });
+    expect(rowsOf(alone, best)).toEqual([]);
+    expect(tableOf(alone, best)).toMatch(/>= 0\.95 x best\n/);
+  });
+
   test('that the generator was the limit stands in the row and in the table', () => {
     const limited = outcome({ rackseed: { rate: [3000] }, Kea: { rate: [2500] } }, [['rate', 'the generator is the limit']]);
     expect(rowsOf(limited, targets)).toEqual([expect.objectContaining({ met: false, note: 'the generator is the limit' })]);

@@ -17,6 +17,7 @@ const rows: readonly [sentence: string, open: Boot | undefined, request: BootReq
   ['a script request never starts one', undefined, { via: 'http', asker: 'ipxe', wants: 'script' }, 'none'],
   ['a ROM that asks again within a minute is the same attempt', bootWith(['discover', 'offer']), discover('rom'), 'continue'],
   ['a ROM that asks again after a minute is a new attempt', bootWith(['discover', 'offer', 'lease'], old), discover('rom'), 'start'],
+  ['an attempt that the clock, set back since, calls tomorrow\'s is not the same one', bootWith(['discover', 'offer'], { startedAt: NOW + 86_400_000 }), discover('rom'), 'start'],
   ['a ROM that asks after the loader was fetched has started again', bootWith(['discover', 'offer', 'lease', 'loader']), discover('rom'), 'start'],
   ['an iPXE that asks after the loader was fetched is the one that we sent', bootWith(['discover', 'offer', 'lease', 'loader'], old), discover('ipxe'), 'continue'],
   ['an iPXE that asks long after the loader was fetched has been switched off and on', { ...bootWith(['discover', 'offer', 'lease']), stages: [{ name: 'loader', state: 'ok', firstAt: NOW - LOADER_ASKS_MS, lastAt: NOW - LOADER_ASKS_MS, count: 1, detail: {} }] }, discover('ipxe'), 'start'],

@@ -39,10 +39,15 @@ const rows: readonly [sentence: string, view: View, request: BootRequest, decide
   ['a node whose profile boots from disk leaves by its exit method', { node: diskNode, failedInRow: 0 }, ipxe, { kind: 'local', exit: 'sanboot' }],
   ['a node that failed too often in a row waits for the rest of a minute', failing, ipxe, { kind: 'hold', retryAfterS: HOLD_S - 10 }],
   ['after that minute it boots again by itself', { ...failing, lastFailedAt: NOW - HOLD_S * 1000 }, ipxe, { kind: 'boot' }],
+  ['a clock that was set back by a day holds nobody for a day', { ...failing, lastFailedAt: NOW + 86_400_000 }, ipxe, { kind: 'boot' }],
   ['one failure fewer is not held', { ...failing, failedInRow: FAILURES_BEFORE_HOLD - 1 }, ipxe, { kind: 'boot' }],
   ['a script without an open boot is held: no DISCOVER was seen', known, { via: 'http', asker: 'ipxe', wants: 'script' }, { kind: 'hold', why: 'no boot of this machine is open: its DHCP DISCOVER was not seen here' }],
   ['a script in an open boot is answered', { ...known, openBoot: bootWith(['discover', 'lease']) }, { via: 'http', asker: 'ipxe', wants: 'script' }, { kind: 'boot', bootSet: bootSetDigest }],
   ['a boot whose boot set is fixed is answered from it, whatever is assigned now', { ...known, openBoot: bootWith(['script'], { bootSet: 'sha256:fixed' }) }, ipxe, { kind: 'boot', bootSet: 'sha256:fixed' }],
+  ['a node that waits for an image slot is held, with its place and when to ask again', { ...known, waiting: { place: 12, etaS: 40, retryAfterS: 17 } }, { via: 'http', wants: 'image' }, { kind: 'hold', why: 'every image slot is taken: place 12, about 40 s', retryAfterS: 17, queue: { place: 12, etaS: 40 } }],
+  ['one whose turn nobody can foretell is told its place alone', { ...known, waiting: { place: 1, retryAfterS: 7 } }, { via: 'http', wants: 'image' }, { kind: 'hold', why: 'every image slot is taken: place 1', queue: { place: 1 } }],
+  ['a node that failed too often is told of the queue first', { ...failing, waiting: { place: 2, retryAfterS: 7 } }, { via: 'http', wants: 'image' }, { kind: 'hold', retryAfterS: 7, queue: { place: 2 } }],
+  ['who is not served does not learn that there is a queue', { failedInRow: 0, waiting: { place: 2, retryAfterS: 7 } }, { via: 'http', wants: 'image' }, { kind: 'silent' }],
 ];
 
 describe('decide', () => {

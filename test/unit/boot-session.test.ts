@@ -2,7 +2,7 @@
 import { execFileSync } from 'node:child_process';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { renderScript } from '../../src/boot/ipxe.ts';
+import { reachable, renderScript } from '../../src/boot/ipxe.ts';
 import { ENROL_WITHIN_MS, endOf, isReportable, refuseClaim, renderConfig } from '../../src/boot/session.ts';
 import { factsAsEnvironment, factsOf } from '../../src/postboot/facts.ts';
 import { bootSet, bootSetDigest, bootWith, nodeNamed, NOW } from './boot-world.ts';
@@ -66,6 +66,12 @@ describe('what nodes read', () => {
     expect(config.split('\n').filter(Boolean).every((line) => /^[a-z-]+ \S/.test(line))).toBe(true);
   });
 
+  it('with a public base the squashfs comes from there under one URL for all nodes, and from us when that fails', () => {
+    const config = renderConfig(claimable, bootSet, n1, 'https://cdn.example/rackseed');
+    const path = `/blobs/sha256/${bootSet.image.squashfs.digest.slice(7)}`;
+    expect(config).toContain(`squashfs-url https://cdn.example/rackseed${path}\nsquashfs-fallback ${path}?boot=${claimable.id}\n`);
+  });
+
   it('facts survive being sourced by a POSIX shell, whatever a value holds', () => {
     fc.assert(
       fc.property(fc.string({ unit: 'grapheme', maxLength: 40 }).filter((text) => !text.includes('\0')), (value) => {
@@ -102,6 +108,25 @@ describe('renderScript', () => {
       chain --replace http://10.77.0.1:8080/script/52-54-00-00-00-01 || goto retry
       "
     `);
+  });
+
+  it('with a public base takes kernel and initrds from there, from us when that fails, and asks again when both do', () => {
+    const script = renderScript({ kind: 'boot', bootSet: bootSetDigest }, bootSet, { ...to, publicBase: 'http://cdn.example/rackseed' });
+    const [kernel, initrd] = [bootSet.image.kernel, bootSet.image.initrds[0]!].map(({ digest }) => `/blobs/sha256/${digest.slice(7)}`);
+    const args = / (initrd=initrd0 .*?) \|\| /.exec(script)![1];
+    expect(script).toContain(`\nkernel --name kernel http://cdn.example/rackseed${kernel} ${args} || kernel --name kernel ${to.baseUrl}${kernel}?boot=${to.bootId} ${args} || goto retry\n`);
+    expect(script).toContain(`\ninitrd --name initrd0 http://cdn.example/rackseed${initrd} || initrd --name initrd0 ${to.baseUrl}${initrd}?boot=${to.bootId} || goto retry\n`);
+    expect(args).toContain(`rackseed=${to.baseUrl}`);
+  });
+
+  it.each([
+    ['http://cdn.example', undefined, true],
+    ['https://cdn.example', undefined, false],
+    ['https://cdn.example', { features: ['http', 'bzimage'] } as const, false],
+    ['https://cdn.example', { features: ['http', 'https', 'bzimage'] } as const, true],
+    [undefined, { features: ['https'] } as const, false],
+  ])('sends an iPXE to %s only when it says that it can: %j -> %s', (base, machine, may) => {
+    expect(reachable(base, machine)).toBe(may);
   });
 
   it.each([

@@ -1,6 +1,7 @@
 // The bootstrap: which Node it refuses, which packages it wants and how it gets them, what it builds, and how it counts tests.
 import { execFile } from 'node:child_process';
-import { chmod, cp, mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { createHash } from 'node:crypto';
+import { chmod, cp, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
@@ -8,11 +9,13 @@ import { isTrueRoot, openDir, removeDir, ROOT, USER_ID } from '../lab-process.ts
 // @ts-expect-error plain JavaScript, so that any Node can parse it
 import { nodeComplaint } from '../../src/setup.mjs';
 // @ts-expect-error plain JavaScript
-import { howToInstall, missingFrom, packagesFor } from '../../src/setup/packages.mjs';
+import { howToInstall, missingFrom, packagesFor, unpackedFor } from '../../src/setup/packages.mjs';
 // @ts-expect-error plain JavaScript
 import { npmEnvironment } from '../../src/setup/build.mjs';
 // @ts-expect-error plain JavaScript
 import { closing, countResults, readTestArgs } from '../../src/setup/tests.mjs';
+// @ts-expect-error plain JavaScript
+import { candidatesFrom, librariesOf } from '../../src/setup/unpacked.mjs';
 
 const SETUP = join(ROOT, 'src/setup.mjs');
 
@@ -195,6 +198,112 @@ describe('Debian packages', () => {
     ['an ordinary user without sudo is refused, even in CI', { ci: true }, 'refuse'],
   ])('%s', (_what, given, expected) => {
     expect(howToInstall({ ci: false, yes: false, terminal: false, root: false, sudo: false, ...given })).toBe(expected);
+  });
+});
+
+describe('peers that are unpacked', () => {
+  test('are installed by no command', () => {
+    const names = ['test', 'bench'].flatMap((command) => (unpackedFor(command) as { name: string }[]).map(({ name }) => name));
+    expect([...new Set(names)].sort()).toEqual(['atftpd', 'nginx', 'tftpd-hpa']);
+    for (const command of ['serve', 'lab', 'test', 'bench']) expect((packagesFor(command, true) as string[]).filter((name) => names.includes(name)), command).toEqual([]);
+    expect([unpackedFor('serve'), unpackedFor('lab')]).toEqual([[], []]);
+  });
+
+  test("apt's candidate is read of those packages that it knows", () => {
+    const policy = 'nginx:\n  Installed: (none)\n  Candidate: 1.22.1-9+deb12u11\n  Version table:\n     1.22.1-9 500\nold:\n  Installed: (none)\n  Candidate: (none)\n  Version table:\na:\n  Installed: (none)\n  Candidate: 2:1~rc1\n';
+    expect([...(candidatesFrom(policy) as Map<string, string>)]).toEqual([['nginx', '1.22.1-9+deb12u11'], ['a', '2:1~rc1']]);
+  });
+
+  test('of what a package depends on only the libraries count, of alternatives the first', () => {
+    expect(librariesOf('debconf (>= 0.5) | debconf-2.0, libc6 (>= 2.34), libwrap0:any (>= 7.6-4~), libssl3t64 | libssl3, adduser\n')).toEqual(['libc6', 'libwrap0', 'libssl3t64']);
+    expect(librariesOf('\n')).toEqual([]);
+  });
+
+  describe('from a real archive of ours, by real apt', () => {
+    const PEER = { name: 'rackseed-peer', program: 'rackseed-peerd' };
+    let dir: string;
+    let root: string;
+    beforeEach(async () => {
+      dir = await mkdtemp(join(tmpdir(), 'rackseed-unpack-'));
+      root = join(dir, 'checkout');
+      await mkdir(join(dir, 'archive'));
+      await mkdir(join(dir, 'lists/partial'), { recursive: true });
+      await writeFile(join(dir, 'sources.list'), `deb [trusted=yes] file:${dir}/archive ./\n`);
+      await writeFile(join(dir, 'apt.conf'), [['Dir::Etc::sourcelist', `${dir}/sources.list`], ['Dir::Etc::sourceparts', '/dev/null'], ['Dir::State::lists', `${dir}/lists`], ['Dir::Cache', `${dir}/cache`]].map(([name, value]) => `${name} "${value}";\n`).join(''));
+      await writeFile(join(dir, 'lib.c'), 'int answer(void) { return 42; }');
+      await writeFile(join(dir, 'peer.c'), '#include <stdio.h>\n#include <unistd.h>\nint answer(void); int main(int n, char **words) { printf("%d %d %s\\n", answer(), getpid(), n > 1 ? words[1] : ""); return 7; }');
+      const lib = join(dir, 'librackseed-test1.so.1');
+      for (const words of [['-shared', '-Wl,-soname,librackseed-test1.so.1', '-o', lib, join(dir, 'lib.c')], ['-o', join(dir, 'peerd'), join(dir, 'peer.c'), lib]]) expect((await run(words, {}, 'gcc')).stderr).toBe('');
+    });
+    afterEach(() => rm(dir, { recursive: true, force: true }));
+
+    /** Puts packages into the archive, in the place of those that were there. */
+    async function publish(...packages: { name: string; version: string; depends?: string; file: string; as: string }[]): Promise<void> {
+      let index = '';
+      const { stdout: architecture } = await run(['--print-architecture'], {}, 'dpkg');
+      for (const { name, version, depends, file, as } of packages) {
+        const tree = join(dir, `${name}-${version}`);
+        const control = `Package: ${name}\nVersion: ${version}\nArchitecture: ${architecture.trim()}\nMaintainer: nobody <nobody@example.org>\n${depends ? `Depends: ${depends}\n` : ''}Description: test\n`;
+        await mkdir(join(tree, 'DEBIAN'), { recursive: true });
+        await writeFile(join(tree, 'DEBIAN/control'), control);
+        await cp(join(dir, file), join(tree, as));
+        const deb = join(dir, 'archive', `${name}.deb`);
+        expect((await run(['--root-owner-group', '-b', tree, deb], {}, 'dpkg-deb')).stderr).toBe('');
+        const bytes = await readFile(deb);
+        index += `${control}Filename: ./${name}.deb\nSize: ${bytes.length}\nSHA256: ${createHash('sha256').update(bytes).digest('hex')}\n\n`;
+      }
+      await writeFile(join(dir, 'archive/Packages'), index);
+    }
+    const peer = (version: string, depends = 'librackseed-test1 (>= 1), adduser') => ({ name: PEER.name, version, depends, file: 'peerd', as: 'usr/sbin/rackseed-peerd' });
+    const library = { name: 'librackseed-test1', version: '1.0', depends: 'libc6', file: 'librackseed-test1.so.1', as: 'usr/lib/test-linux-gnu/librackseed-test1.so.1' };
+
+    /** As the bootstrap calls it, in a process of its own. */
+    async function unpack(): Promise<{ path: string[]; missing: { name: string; why: string }[]; stderr: string }> {
+      const script = `import { unpackPeers } from ${JSON.stringify(join(ROOT, 'src/setup/unpacked.mjs'))}; process.stdout.write(JSON.stringify(await unpackPeers(${JSON.stringify(root)}, [${JSON.stringify(PEER)}])))`;
+      const { stdout, stderr } = await run(['--input-type=module', '-e', script], { APT_CONFIG: join(dir, 'apt.conf'), TMPDIR: dir });
+      return { ...(JSON.parse(stdout) as { path: string[]; missing: [] }), stderr };
+    }
+    const left = () => readdir(join(root, 'node_modules/.cache/rackseed-peers'));
+
+    test('a peer with a library that is not installed runs by its name, by exec, and a second run downloads nothing', async () => {
+      await publish(peer('1:2.0-3+x'), library);
+      const { path, missing, stderr } = await unpack();
+      expect(missing, stderr).toEqual([]);
+      const shell = await run(['-c', 'echo $$; exec rackseed-peerd "two words"'], { PATH: `${path.join(':')}:${process.env['PATH']}` }, 'sh');
+      const [pid, said] = shell.stdout.trim().split('\n');
+      expect([shell.code, said]).toEqual([7, `42 ${pid} two words`]);
+      expect(await left()).toEqual(['rackseed-peer_1%3a2.0-3+x']);
+      await rm(join(dir, 'archive'), { recursive: true });
+      expect(await unpack()).toEqual({ path, missing: [], stderr: '' });
+      // Lists of its own are gone again.
+      expect((await readdir(dir)).filter((name) => name.startsWith('rackseed-apt-'))).toEqual([]);
+    });
+
+    test('one whose library is gone is unpacked again, and a newer one when apt knows of it', async () => {
+      await publish(peer('1.0'), library);
+      const [first] = (await unpack()).path;
+      await rm(join(first!, '../files/usr/lib'), { recursive: true });
+      expect((await unpack()).path).toEqual([first]);
+      expect(await run([], {}, join(first!, PEER.program))).toMatchObject({ code: 7 });
+      await publish(peer('1.1'), library);
+      expect((await run(['-qq', 'update'], { APT_CONFIG: join(dir, 'apt.conf') }, 'apt-get')).code).toBe(0);
+      expect((await unpack()).path).toEqual([first!.replace('_1.0', '_1.1')]);
+      // A newer one that cannot be had: the old one serves on.
+      await publish(peer('1.2'), library);
+      await run(['-qq', 'update'], { APT_CONFIG: join(dir, 'apt.conf') }, 'apt-get');
+      await rm(join(dir, 'archive'), { recursive: true });
+      const kept = await unpack();
+      expect([kept.path, kept.missing]).toEqual([[first!.replace('_1.0', '_1.1')], []]);
+      expect(kept.stderr).toMatch(/version 1\.1 is taken, unpacked earlier/);
+    }, 60_000);
+
+    test('one that cannot be had is named with the reason, and leaves nothing behind', async () => {
+      await publish(library);
+      expect(await unpack()).toMatchObject({ path: [], missing: [{ name: PEER.name, why: expect.stringContaining('Unable to locate package rackseed-peer') as unknown }] });
+      await publish(peer('1.0', 'adduser'));
+      expect(await unpack()).toMatchObject({ path: [], missing: [{ why: expect.stringMatching(/does not run here: librackseed-test1\.so\.1 => not found/) as unknown }] });
+      expect(await left()).toEqual([]);
+    });
   });
 });
 

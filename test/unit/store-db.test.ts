@@ -198,7 +198,7 @@ describe('a file that cannot be used', () => {
 describe('kill -9', () => {
   /** The full size: RACKSEED_KILLS=50. */
   const KILLS = Number(process.env['RACKSEED_KILLS'] ?? 3);
-  const SOURCES = ['addr.ts', 'errors.ts', 'store/db.ts', 'store/leases.ts', 'store/migrations.ts', 'store/recovery.ts', 'store/reserve.ts'];
+  const SOURCES = ['addr.ts', 'errors.ts', 'store/db.ts', 'store/leases.ts', 'store/migrations.ts', 'store/recovery.ts', 'store/reserve.ts', 'store/syncer.ts'];
   /** Takes leases, 32 at a time, and tells of each only when it is acknowledged. */
   const TAKER = `
     import { openDatabase } from './src/store/db.js';

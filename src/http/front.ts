@@ -1,0 +1,254 @@
+// The machines' HTTP server as the daemon has it: its threads, which are started anew when they die, and the sockets that they share.
+import { randomBytes } from 'node:crypto';
+import { closeSync, readFileSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { MessageChannel, Worker } from 'node:worker_threads';
+import type { Ip4 } from '../addr.ts';
+import type { Booter } from '../booter.ts';
+import { AppError } from '../errors.ts';
+import type { Loaders } from '../loaders.ts';
+import { lineWriter, type Log } from '../log.ts';
+import type { HttpFigures } from '../metrics.ts';
+import { libc } from '../net/libc.ts';
+import { openListeningSocket } from '../net/listening-socket.ts';
+import type { Repos } from '../postboot/repos.ts';
+import type { OnRotten } from '../store/verified.ts';
+import { threadEntry } from '../threads/entry.ts';
+import { expose, fromCrossing } from '../threads/rpc.ts';
+import { createCounters, CUTS, STATUS_CLASSES, sumOf } from './counters.ts';
+import { LIMITS, type HttpLimits, type TlsOptions } from './listener.ts';
+import { portUnavailable } from './server.ts';
+import { BOOTER_METHODS, type FromThread, type ThreadData, type ThreadListener, type ToThread } from './thread-messages.ts';
+
+export interface FrontParts {
+  readonly listen: readonly Ip4[];
+  readonly port: number;
+  /** HTTPS on the same addresses; PEM texts. */
+  readonly tls?: { readonly port: number; readonly cert: string; readonly key: string };
+  /** Default: one core is left to the main thread, and four threads fill any network that there is. Without koffi it is one. */
+  readonly threads?: number;
+  readonly limits?: Partial<HttpLimits>;
+  readonly stateDir: string;
+  /** Of all threads together. */
+  readonly cacheBytes?: number;
+  readonly publicBase?: string;
+  readonly booter: Booter;
+  readonly loaders: Loaders;
+  readonly repos: Pick<Repos, 'dir' | 'environment' | 'status'>;
+  readonly onRotten: OnRotten;
+  readonly log: Log;
+}
+
+export interface Front {
+  /** Of all threads since the start. */
+  figures(): HttpFigures;
+  /** New connections get this certificate. */
+  setTls(pair: { readonly cert: string; readonly key: string }): void;
+  /** The workers that run now, by number: for tests, which end one. */
+  readonly workers: readonly (Worker | undefined)[];
+  stop(): Promise<void>;
+}
+
+/** A thread that died before it ran this long waits twice as long as the last time. */
+const SETTLED_MS = 60_000;
+const PAUSE_MS = { first: 100, longest: 30_000 } as const;
+const STOP_MS = 5_000;
+/** upload-pack processes at a time, of all threads. */
+const GIT_CHILDREN = 16;
+const WHY = 'an HTTP thread ended, another one takes its place';
+
+/** Resolves when all threads listen. PORT_UNAVAILABLE as AppError, and then nothing is left. */
+export async function startFront(parts: FrontParts): Promise<Front> {
+  const { log, loaders, repos } = parts;
+  const booter = inOrder(parts.booter);
+  const count = libc() ? (parts.threads ?? Math.max(1, Math.min(4, availableParallelism() - 1))) : 1;
+  const ticketKeys = randomBytes(48);
+  let tls: TlsOptions | undefined = parts.tls && { cert: parts.tls.cert, key: parts.tls.key, ticketKeys };
+  const listeners = openListeners(parts);
+  const counters = Array.from({ length: count }, () => createCounters());
+  const workers: (Worker | undefined)[] = new Array<undefined>(count).fill(undefined);
+  const write = lineWriter(log);
+  const aborter = new AbortController();
+  let restarts = 0;
+
+  /** Runs one thread; `listening` rejects when it cannot, `ended` resolves when it is no more, with the reason. */
+  function run(index: number): { readonly listening: Promise<void>; readonly ended: Promise<unknown> } {
+    const { port1, port2 } = new MessageChannel();
+    const held = ticketHolder(booter);
+    expose(port1, held.booter, BOOTER_METHODS, log);
+    const data: ThreadData = {
+      logLevel: log.level,
+      booter: port2,
+      counters: counters[index]!.shared,
+      listeners,
+      ...(tls ? { tls } : {}),
+      limits: { ...LIMITS, connections: mostConnections(count), ...parts.limits },
+      stateDir: parts.stateDir,
+      ...(parts.cacheBytes === undefined ? {} : { cacheBytes: Math.floor(parts.cacheBytes / count) }),
+      ...(parts.publicBase === undefined ? {} : { publicBase: parts.publicBase }),
+      gitLimits: { children: Math.ceil(GIT_CHILDREN / count) },
+      loaders: loaders.names.map((name) => ({ name, digest: loaders.digests[name]!, bytes: loaders.get(name)! })),
+      repos: { dirs: Object.fromEntries(repos.status().flatMap(({ name }) => (repos.dir(name) === undefined ? [] : [[name, repos.dir(name)!]]))), environment: { ...repos.environment() } },
+    };
+    const worker = new Worker(threadEntry(import.meta.url, './thread.js'), { name: `http-${index}`, workerData: data, transferList: [port2] });
+    workers[index] = worker;
+    let why: unknown;
+    const listening = new Promise<void>((resolve, reject) => {
+      worker.on('message', (message: FromThread) => {
+        if (message.kind === 'log') write(message.line);
+        else if (message.kind === 'rotten') parts.onRotten(message.digest, message.why, message.movedTo);
+        else if (message.kind === 'listening') resolve();
+        else if (message.kind === 'failed') {
+          reject((why = message.error ? fromCrossing(message.error) : new Error(message.text)));
+          void worker.terminate();
+        }
+      });
+      worker.on('error', (error) => reject((why = error)));
+      worker.once('exit', (code) => reject(why ?? new Error(`exit code ${code}`)));
+    });
+    listening.catch(() => undefined);
+    const ended = new Promise<unknown>((resolve) => {
+      worker.once('exit', (code) => {
+        workers[index] = undefined;
+        port1.close();
+        counters[index]!.forgetConnections();
+        held.releaseAll();
+        resolve(why ?? new Error(`exit code ${code}`));
+      });
+    });
+    return { listening, ended };
+  }
+
+  /** One thread after the other for ever. The first one's failure to listen is the caller's. */
+  async function keepRunning(index: number, first: ReturnType<typeof run>): Promise<void> {
+    let pause: number = PAUSE_MS.first;
+    let startedAt = performance.now();
+    for (let current = first; ; current = run(index)) {
+      const why = await current.ended;
+      if (aborter.signal.aborted) return;
+      pause = performance.now() - startedAt > SETTLED_MS ? PAUSE_MS.first : Math.min(pause * 2, PAUSE_MS.longest);
+      restarts++;
+      log.error({ err: why, thread: index, againInMs: pause }, WHY);
+      await sleep(pause, undefined, { signal: aborter.signal }).catch(() => undefined);
+      if (aborter.signal.aborted) return;
+      startedAt = performance.now();
+    }
+  }
+
+  async function stop(): Promise<void> {
+    aborter.abort();
+    await Promise.all(workers.map((worker) => worker && endThread(worker)));
+    await Promise.all(running);
+    for (const { fd } of listeners) if (fd !== undefined) closeSync(fd);
+  }
+
+  const started = counters.map((_, index) => run(index));
+  const running = started.map((thread, index) => keepRunning(index, thread));
+  try {
+    await Promise.all(started.map(({ listening }) => listening));
+  } catch (error) {
+    await stop();
+    throw error instanceof AppError ? error : new AppError('BUG', 'the HTTP threads did not start', undefined, error);
+  }
+  return {
+    figures() {
+      const sum = sumOf(counters.map((one) => one.read()));
+      const pick = (names: readonly (keyof typeof sum)[]) => Object.fromEntries(names.map((name) => [name, sum[name]]));
+      return { responses: pick(STATUS_CLASSES), cuts: pick(CUTS), sentBytes: sum.bytes, connections: sum.connections, threadRestarts: restarts };
+    },
+    setTls({ cert, key }) {
+      if (!tls) return;
+      tls = { cert, key, ticketKeys };
+      for (const worker of workers) worker?.postMessage({ kind: 'tls', options: tls } satisfies ToThread);
+    },
+    workers,
+    stop,
+  };
+}
+
+/** With koffi one socket of each address for all threads; without it a thread, of which there is one then, opens them itself. */
+function openListeners({ listen, port, tls }: FrontParts): ThreadListener[] {
+  const opened: ThreadListener[] = [];
+  try {
+    for (const host of listen) {
+      for (const [at, secure] of [[port, false], ...(tls ? [[tls.port, true] as const] : [])] as const) {
+        try {
+          const fd = openListeningSocket(host, at);
+          opened.push({ host, port: at, tls: secure, ...(fd === undefined ? {} : { fd }) });
+        } catch (error) {
+          throw portUnavailable(host, at, error);
+        }
+      }
+    }
+    return opened;
+  } catch (error) {
+    for (const { fd } of opened) if (fd !== undefined) closeSync(fd);
+    throw error;
+  }
+}
+
+/** Lets it cut its connections and end its programs, for so long as that may take. */
+async function endThread(worker: Worker): Promise<void> {
+  const stopped = new Promise<void>((resolve) => {
+    worker.on('message', ({ kind }: FromThread) => kind === 'stopped' && resolve());
+    worker.once('exit', () => resolve());
+  });
+  worker.postMessage({ kind: 'stop' } satisfies ToThread);
+  await Promise.race([stopped, sleep(STOP_MS, undefined, { ref: false })]);
+  await worker.terminate();
+}
+
+/** A Booter that knows which image slots one thread holds: those of a thread that died are given back, also those that it is being given just then. */
+function ticketHolder(booter: Booter): { readonly booter: Booter; releaseAll(): void } {
+  const tickets = new Set<string>();
+  let isDead = false;
+  return {
+    booter: {
+      ...booter,
+      async ask(request) {
+        const answer = await booter.ask(request);
+        if (answer.ticket === undefined) return answer;
+        if (isDead) await booter.release(answer.ticket, 'cut');
+        else tickets.add(answer.ticket);
+        return answer;
+      },
+      async release(ticket, how) {
+        tickets.delete(ticket);
+        await booter.release(ticket, how);
+      },
+    },
+    releaseAll() {
+      isDead = true;
+      for (const ticket of tickets) void booter.release(ticket, 'cut');
+    },
+  };
+}
+
+/**
+ * A machine enrols with the script that it just got, and that it got it may still be on its way here, also from another thread: what was posted
+ * before the claim is here one turn of the event loop later.
+ */
+function inOrder(booter: Booter): Booter {
+  const noting = new Set<Promise<void>>();
+  return {
+    ...booter,
+    async seen(...args) {
+      const noted = booter.seen(...args);
+      noting.add(noted);
+      await noted;
+      noting.delete(noted);
+    },
+    async enrol(claim) {
+      await new Promise((resolve) => setImmediate(resolve));
+      await Promise.all(noting);
+      return booter.enrol(claim);
+    },
+  };
+}
+
+/** Half of the file numbers that the process may have is for the rest of it: 4,096 connections a thread, or fewer. */
+function mostConnections(threads: number): number {
+  const limit = Number(/^Max open files\s+(\d+)/m.exec(readFileSync('/proc/self/limits', 'utf8'))?.[1] ?? Infinity);
+  return Math.min(LIMITS.connections, Math.floor(limit / 2 / threads));
+}

@@ -1,0 +1,44 @@
+// What the main thread and the threads of the machines' HTTP server give and say to one another: structured clones all of it.
+import type { MessagePort } from 'node:worker_threads';
+import type { Ip4 } from '../addr.ts';
+import type { Booter } from '../booter.ts';
+import type { Digest } from '../digest.ts';
+import type { CrossingError } from '../threads/rpc.ts';
+import type { GitLimits } from './git.ts';
+import type { HttpLimits, TlsOptions } from './listener.ts';
+
+/** What of the Booter the routes call. */
+export const BOOTER_METHODS = ['ask', 'seen', 'enrol', 'session', 'report', 'release'] as const satisfies readonly (keyof Booter)[];
+
+export interface ThreadListener {
+  readonly host: Ip4;
+  readonly port: number;
+  readonly tls: boolean;
+  /** Of a socket that listens already, and stays the main thread's; absent: the thread opens one. */
+  readonly fd?: number;
+}
+
+/** All that a thread is given at its start. */
+export interface ThreadData {
+  readonly logLevel: string;
+  readonly booter: MessagePort;
+  readonly counters: SharedArrayBuffer;
+  readonly listeners: readonly ThreadListener[];
+  readonly tls?: TlsOptions;
+  readonly limits: HttpLimits;
+  readonly stateDir: string;
+  /** This thread's share. */
+  readonly cacheBytes?: number;
+  readonly publicBase?: string;
+  readonly gitLimits: Partial<GitLimits>;
+  readonly loaders: readonly { readonly name: string; readonly digest: Digest; readonly bytes: Uint8Array }[];
+  readonly repos: { readonly dirs: Readonly<Record<string, string>>; readonly environment: Readonly<Record<string, string | undefined>> };
+}
+
+export type ToThread = { readonly kind: 'stop' } | { readonly kind: 'tls'; readonly options: TlsOptions };
+
+export type FromThread =
+  | { readonly kind: 'listening' | 'stopped' }
+  | { readonly kind: 'failed'; readonly error: CrossingError | undefined; readonly text: string }
+  | { readonly kind: 'log'; readonly line: string }
+  | { readonly kind: 'rotten'; readonly digest: Digest; readonly why: string; readonly movedTo?: string };

@@ -1,0 +1,70 @@
+// A worker thread of the machines' HTTP server: the routes and listeners, with the Booter in the main thread. Started by front.ts only.
+import { parentPort, workerData, type MessagePort } from 'node:worker_threads';
+import type { Booter } from '../booter.ts';
+import type { Loaders } from '../loaders.ts';
+import { createLog } from '../log.ts';
+import { BACKLOG, duplicate } from '../net/listening-socket.ts';
+import type { Repos } from '../postboot/repos.ts';
+import { createVerifiedBlobs } from '../store/verified.ts';
+import { remote, toCrossing } from '../threads/rpc.ts';
+import { blobRoutes } from './blobs.ts';
+import { createCounters } from './counters.ts';
+import { gitRoutes } from './git.ts';
+import { createListeners, type TlsServer } from './listener.ts';
+import { loaderRoutes } from './loaders.ts';
+import { machineRoutes } from './machines.ts';
+import { createHttp, portUnavailable } from './server.ts';
+import { BOOTER_METHODS, type FromThread, type ThreadData, type ToThread } from './thread-messages.ts';
+
+async function run(data: ThreadData, main: MessagePort): Promise<void> {
+  const say = (message: FromThread): void => main.postMessage(message);
+  const log = createLog(data.logLevel, { write: (line: string) => say({ kind: 'log', line }) });
+  const afar = remote<Booter, (typeof BOOTER_METHODS)[number]>(data.booter, BOOTER_METHODS, { always: ['release'] });
+  // Nobody waits for it, so it must not reject: a boot must not die of its record.
+  const booter: Booter = { ...afar, seen: (...args) => afar.seen(...args).catch((error: unknown) => log.error({ err: error, boot: args[0], stage: args[1] }, 'stage not recorded')), leased: async () => undefined };
+  // As Buffers, which fastify sends as they are, whatever memory they lie on; shared memory that is no Buffer it does not know.
+  const loaders = new Map(data.loaders.map(({ name, bytes }) => [name, Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)]));
+  const asLoaders: Loaders = { names: [...loaders.keys()], digests: Object.fromEntries(data.loaders.map(({ name, digest }) => [name, digest])), get: (name) => loaders.get(name) };
+  const { dirs, environment } = data.repos;
+  const repos: Pick<Repos, 'dir' | 'environment'> = { dir: (name) => (Object.hasOwn(dirs, name) ? dirs[name] : undefined), environment: () => environment };
+  const blobs = createVerifiedBlobs({ stateDir: data.stateDir, onRotten: (digest, why, movedTo) => say({ kind: 'rotten', digest, why, ...(movedTo === undefined ? {} : { movedTo }) }) });
+
+  const app = await createHttp('machines', log, async (routes) => {
+    await routes.register(machineRoutes, { booter, log, ...(data.publicBase === undefined ? {} : { publicBase: data.publicBase }) });
+    // Its own watch, which by HTTPS sees whole writes only, is for a listener without limits.
+    await routes.register(blobRoutes, { blobs, booter, log, stalledMs: 4 * data.limits.stalledMs, ...(data.cacheBytes === undefined ? {} : { cacheBytes: data.cacheBytes }) });
+    await routes.register(loaderRoutes, { loaders: asLoaders, booter });
+    await routes.register(gitRoutes, { repos, booter, log, limits: data.gitLimits });
+  });
+  await app.ready();
+
+  const listeners = createListeners(app.routing, createCounters(data.counters), data.limits);
+  const withTls: TlsServer[] = [];
+  for (const { host, port, tls, fd } of data.listeners) {
+    const server = tls ? listeners.https(data.tls!) : listeners.http();
+    if (tls) withTls.push(server as TlsServer);
+    await new Promise<void>((resolve, reject) => {
+      server.once('error', (error) => reject(portUnavailable(host, port, error)));
+      server.listen(fd === undefined ? { host, port, backlog: BACKLOG } : { fd: duplicate(fd), backlog: BACKLOG }, resolve);
+    });
+    server.removeAllListeners('error').on('error', (error) => log.error({ err: error, host, port }, 'HTTP listener failed'));
+  }
+
+  main.on('message', (message: ToThread) => {
+    if (message.kind === 'tls') {
+      for (const server of withTls) server.setSecureContext({ cert: message.options.cert, key: message.options.key });
+      return;
+    }
+    void listeners
+      .close()
+      .then(() => app.close())
+      .catch((error: unknown) => log.error({ err: error }, 'an HTTP thread did not stop cleanly'))
+      .finally(() => say({ kind: 'stopped' }));
+  });
+  say({ kind: 'listening' });
+}
+
+const main = parentPort!;
+run(workerData as ThreadData, main).catch((error: unknown) => {
+  main.postMessage({ kind: 'failed', error: toCrossing(error), text: String(error instanceof Error ? error.stack : error) } satisfies FromThread);
+});

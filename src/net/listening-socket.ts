@@ -1,0 +1,55 @@
+// TCP sockets that listen for several threads: opened once, and each thread takes connections from the one queue by a number of its own.
+import { closeSync } from 'node:fs';
+import type { Ip4 } from '../addr.ts';
+import { int32, sockaddr } from './device-socket.ts';
+import { libc } from './libc.ts';
+
+// <asm-generic/socket.h>, <linux/tcp.h>, <asm-generic/fcntl.h>: the same on every architecture that koffi has a build for.
+const AF_INET = 2;
+const SOCK_STREAM = 1;
+const SOCK_NONBLOCK = 0o4000;
+const SOCK_CLOEXEC = 0o2000000;
+const SOL_SOCKET = 1;
+const SO_REUSEADDR = 2;
+const IPPROTO_TCP = 6;
+const TCP_NOTSENT_LOWAT = 25;
+const F_DUPFD_CLOEXEC = 1030;
+
+/** Connections that wait to be taken; the kernel cuts it to net.core.somaxconn, which is 4096. */
+export const BACKLOG = 4096;
+/**
+ * Bytes that the kernel takes of a connection beyond what is on its way already; connections inherit it. Without it a slow reader has up to 4 MiB
+ * waiting in the kernel, which is memory, and may hide for longer than it is given whether the reader takes anything at all. A quarter of this costs some 10 % of speed.
+ */
+const NOT_SENT_BYTES = 1024 * 1024;
+
+/** Its file number, which is the caller's to close. Undefined without koffi. Throws an Error with the kernel's `code`: EADDRINUSE, EADDRNOTAVAIL, EACCES. */
+export function openListeningSocket(address: Ip4, port: number): number | undefined {
+  const c = libc();
+  if (!c) return undefined;
+  const must = (result: number): number => {
+    if (result >= 0) return result;
+    const code = c.failure();
+    throw Object.assign(new Error(`${address} port ${port}: ${code}`), { code });
+  };
+  const fd = must(c.socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+  try {
+    must(c.setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, int32(1), 4));
+    // A kernel that has no such option serves as well.
+    c.setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, int32(NOT_SENT_BYTES), 4);
+    must(c.bind(fd, sockaddr(address, port), 16));
+    must(c.listen(fd, BACKLOG));
+    return fd;
+  } catch (error) {
+    closeSync(fd);
+    throw error;
+  }
+}
+
+/** Another number for the same socket, for a thread to adopt by `server.listen({ fd })`, which closes it. Programs that we start do not get it. */
+export function duplicate(fd: number): number {
+  const c = libc();
+  const copy = c?.fcntl(fd, F_DUPFD_CLOEXEC, 'int', 0) ?? -1;
+  if (copy < 0) throw new Error(`file number ${fd} cannot be duplicated: ${c?.failure() ?? 'koffi is not there'}`);
+  return copy;
+}

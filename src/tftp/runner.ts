@@ -1,0 +1,146 @@
+// One transfer at work: carries what comes from the peer to step() and its actions back out. What both kinds of sockets share.
+import { decodeTftp, encodeTftp, TFTP_ERROR, TftpDecodeError, type TftpOptions } from './packet.ts';
+import type { SlotWriter } from './slots.ts';
+import { begin, negotiate, step, type Step, type TransferEvent, type TransferOutcome, type TransferTerms } from './transfer.ts';
+
+export interface Peer {
+  readonly address: string;
+  readonly port: number;
+}
+
+/** A transfer as the main thread hands it over; it survives a structured clone. */
+export interface TransferOrder {
+  /** Our own address that was asked: the answer leaves from it, whatever other addresses the host has. */
+  readonly local: string;
+  readonly peer: Peer;
+  readonly bytes: Uint8Array;
+  /** As asked. */
+  readonly options: TftpOptions;
+  /** What the path to the peer carries in one block, in bytes. */
+  readonly maxBlockSize: number;
+}
+
+export interface TransferResult {
+  readonly outcome: TransferOutcome | 'stopped';
+  readonly why?: string;
+  readonly durationMs: number;
+  readonly blockSize: number;
+  readonly windowSize: number;
+  /** Blocks that left more than once. */
+  readonly resent: number;
+}
+
+/** The sockets' part. A packet that cannot leave is a lost packet: the timer sends it again or gives up. */
+export interface Outlet {
+  packet(bytes: Uint8Array): void;
+  /** One burst; see TransferAction. */
+  blocks(first: number, count: number): void;
+  /** Replaces what was set before. */
+  wakeAt(ms: number): void;
+  /** Called once, last of all. */
+  over(result: TransferResult): void;
+}
+
+/** What the peer's socket has heard is handed to exactly one of these; after the end all of them do nothing. */
+export interface Run {
+  readonly terms: TransferTerms;
+  start(): void;
+  ack(block: number, at: number): void;
+  /** Anything else that came from the peer. True: it is no TFTP at all. */
+  other(datagram: Uint8Array, at: number): boolean;
+  timer(at: number): void;
+  askedAgain(at: number): void;
+  fail(why: string): void;
+  /** The peer is told in an ERROR 0 when there is a `message`. */
+  stop(message?: string): void;
+}
+
+const OPCODE_DATA = 3;
+/** RFC 1350 section 4: for one who sends to a port that is not his. */
+export const NOT_YOURS = encodeTftp({ kind: 'error', code: TFTP_ERROR.unknownTransferId, message: 'this transfer is not yours' });
+const ERROR = 5;
+
+export function createRun(order: TransferOrder, outlet: Outlet, slot: SlotWriter, now: () => number): Run {
+  const terms = negotiate(order.bytes.length, order.options, { blockSize: order.maxBlockSize });
+  const startedAt = now();
+  const first = begin(terms, startedAt, Math.floor(Math.random() * 2 ** 32));
+  let { state } = first;
+  // Between the order and the bound socket there is nothing to send with.
+  let started = false;
+  let over = false;
+  const note = () => slot.progress(state.progressAt, state.heard, Math.min(terms.size, Math.max(0, state.acked) * terms.blockSize));
+  note();
+
+  const finish = (outcome: TransferResult['outcome'], why?: string) => {
+    if (over) return;
+    over = true;
+    outlet.over({ outcome, ...(why === undefined ? {} : { why }), durationMs: Math.round(now() - startedAt), blockSize: terms.blockSize, windowSize: terms.windowSize, resent: state.resent });
+  };
+  const perform = (next: Step) => {
+    const moved = next.state.progressAt !== state.progressAt || next.state.heard !== state.heard;
+    state = next.state;
+    if (moved) note();
+    for (const action of next.actions) {
+      if (over) return;
+      switch (action.kind) {
+        case 'blocks':
+          outlet.blocks(action.first, action.count);
+          break;
+        case 'timer':
+          outlet.wakeAt(action.atMs);
+          break;
+        case 'oack':
+          outlet.packet(encodeTftp({ kind: 'oack', options: terms.options }));
+          break;
+        case 'error':
+          outlet.packet(encodeTftp({ kind: 'error', code: action.code, message: action.message }));
+          break;
+        case 'end':
+          finish(action.outcome, action.why);
+      }
+    }
+  };
+  const take = (event: TransferEvent) => {
+    if (started && !over) perform(step(state, event));
+  };
+
+  return {
+    terms,
+    start() {
+      started = true;
+      perform(first);
+    },
+    ack: (block, at) => take({ kind: 'ack', block, at }),
+    other(datagram, at) {
+      try {
+        const packet = decodeTftp(datagram);
+        if (packet.kind === 'ack') take({ kind: 'ack', block: packet.block, at });
+        else if (packet.kind === 'error') take({ kind: 'error', code: packet.code, message: packet.message, at });
+        return false;
+      } catch (error) {
+        if (error instanceof TftpDecodeError) return true;
+        throw error;
+      }
+    },
+    timer: (at) => take({ kind: 'timer', at }),
+    askedAgain: (at) => take({ kind: 'asked-again', at }),
+    fail: (why) => finish('failed', why),
+    stop(message) {
+      if (message !== undefined && started && !over) outlet.packet(encodeTftp({ kind: 'error', code: TFTP_ERROR.undefined, message }));
+      finish('stopped', message);
+    },
+  };
+}
+
+/** Writes the four bytes before the data of `block` (counted from 1, never wrapped) to `out` at `at`. */
+export function layHead(out: Uint8Array, at: number, block: number): void {
+  out[at] = 0;
+  out[at + 1] = OPCODE_DATA;
+  out[at + 2] = block >>> 8;
+  out[at + 3] = block;
+}
+
+/** RFC 1350 section 4: a stranger is told, but an ERROR is never answered: two servers could go on for ever. */
+export function isError(datagram: Uint8Array, length: number = datagram.length): boolean {
+  return length >= 2 && datagram[0] === 0 && datagram[1] === ERROR;
+}

@@ -8,6 +8,8 @@ import { refusalLine } from './refusal.ts';
 /** Longest wait for a request's head and body, in milliseconds; fastify's own default is for ever (TRAPS 3). The machines' listeners have limits of their own. */
 const REQUEST_TIMEOUT_MS = 60_000;
 
+const FAILED = 'rackseed failed to answer; its log says more';
+
 /**
  * A fastify without a listener. `routes` registers what it serves; an error that a route did not expect becomes one line of text
  * (or `{ code, message }` for people) and goes to the log whole.
@@ -26,10 +28,15 @@ export async function createHttp(kind: 'machines' | 'people', log: Log, routes: 
   });
   app.setErrorHandler((error: FastifyError, request, reply) => {
     const status = error.statusCode ?? 500;
-    if (error instanceof AppError) return reply.code(statusOf(error)).send(say(error.code, error.message, error.hint));
+    if (error instanceof AppError) {
+      // What is our own fault names files and disks, which are none of a machine's business.
+      if (kind === 'people' || statusOf(error) < 500) return reply.code(statusOf(error)).send(say(error.code, error.message, error.hint));
+      log.error({ err: error, method: request.method, path: request.url }, 'request failed');
+      return reply.code(500).send(say(error.code, FAILED));
+    }
     if (status < 500) return reply.code(status).send(say('REQUEST_INVALID', error.message));
     log.error({ err: error, method: request.method, path: request.url }, 'request failed');
-    return reply.code(500).send(say('BUG', 'rackseed failed to answer; its log says more'));
+    return reply.code(500).send(say('BUG', FAILED));
   });
   app.setNotFoundHandler((request, reply) => reply.code(404).send(say('NOT_FOUND', `nothing is served at ${request.url.split('?')[0]!.replace(/[^\x20-\x7e]/g, '?').slice(0, 200)}`)));
   await routes(app);

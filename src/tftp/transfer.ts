@@ -152,9 +152,11 @@ export function step(state: TransferState, event: TransferEvent): Step {
     case 'error':
       return onError(state, event.code, event.message);
     case 'asked-again': {
-      // Our answer was lost, or theirs is a duplicate: until the first ACK the answer to the request is repeated, later it says nothing new.
-      if (state.heard) return unmoved(state);
+      // Our answer was lost, or theirs is a duplicate: until the first ACK the answer to the request is repeated, later it says nothing new. As
+      // often as by the timer, and with it: the address may be forged, and a request of 25 bytes is answered by 516.
+      if (state.heard || state.silences >= RESENDS_BEFORE_FIRST_ACK) return unmoved(state);
       const draft = copy(state);
+      draft.silences++;
       draft.sentOnce = false;
       return { state: draft, actions: [repeat(draft)] };
     }
@@ -221,6 +223,10 @@ function onTimer(state: TransferState, at: number): Step {
     const farewell: TransferAction = { kind: 'error', code: TFTP_ERROR.undefined, message: 'no acknowledgement came, giving up' };
     const last: TransferAction = { kind: 'end', outcome: 'failed', why: state.heard ? 'the client fell silent' : 'the client never answered' };
     return end(draft, state.heard ? [farewell, last] : [last]);
+  }
+  if (!state.heard && state.silences >= RESENDS_BEFORE_FIRST_ACK) {
+    draft.deadlineAt = state.progressAt + giveUpMs(state);
+    return { state: draft, actions: setTimer(draft, []) };
   }
   if (state.gap) {
     // A client that has got some of these blocks before answers each with the ACK of what it had then, and takes what comes behind. To go back now

@@ -122,6 +122,15 @@ describe('in lock-step', () => {
     expect(play(open(1200, { tsize: '0' }), [{ kind: 'asked-again', at: 50 }, ack(0, 60), { kind: 'asked-again', at: 70 }]).log).toEqual(['OACK', 'OACK', 'DATA 1', '']);
   });
 
+  test('before the first ACK nothing leaves more than four times, however often the request comes again: its address may be forged', () => {
+    for (const options of [{}, { tsize: '0' }, { windowsize: '16' }]) {
+      const again = Array.from({ length: 1000 }, (_, i) => ({ kind: 'asked-again', at: i / 10 }) as const);
+      const { log, last } = play(open(120_000, options), [...again, timer(101), timer(500), ...again.map(({ at }) => ({ kind: 'asked-again', at: at + 600 }) as const), timer(4_000)]);
+      expect(log.filter((line) => line !== '')).toHaveLength(4);
+      expect(ended(step(last.state, timer(5_000)).actions)).toMatchObject({ outcome: 'failed', why: 'the client never answered' });
+    }
+  });
+
   test('an ended transfer does nothing any more', () => {
     const { last } = play(open(1), [ack(1, 1)]);
     for (const event of [ack(1, 2), timer(1e9), { kind: 'asked-again', at: 3 }] as const) expect(step(last.state, event).actions).toEqual([]);

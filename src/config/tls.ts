@@ -1,6 +1,7 @@
 // The operator's certificate and key for HTTPS: read, and checked for what else would show only when a machine connects.
 import { createPrivateKey, X509Certificate, type KeyObject } from 'node:crypto';
 import { accessSync, constants, existsSync, readFileSync } from 'node:fs';
+import { createSecureContext } from 'node:tls';
 import { z } from 'zod';
 import { lineOf, type Fault } from '../errors.ts';
 import type { Place, YamlFile } from './document.ts';
@@ -61,6 +62,12 @@ export function readTls({ cert, key, at }: TlsSettings): TlsRead {
   if (!certificate || !secret) return { faults };
   if (!certificate.value.checkPrivateKey(secret.value)) {
     return { faults: [faultAt('key', `${key} is not the key of ${cert}`, "the server's own certificate must stand first in its file, those of its issuers behind it")] };
+  }
+  try {
+    // The whole file, as the server will read it: so far only the first certificate of a chain was looked at.
+    createSecureContext({ cert: certificate.pem, key: secret.pem });
+  } catch (error) {
+    return { faults: [faultAt('cert', `${cert} cannot be used: ${lineOf(error)}`, 'is it whole? each certificate of the chain must be, and its key long enough')] };
   }
   return { pair: { cert: certificate.pem, key: secret.pem }, faults: [] };
 }

@@ -120,12 +120,21 @@ export async function startFront(parts: FrontParts): Promise<Front> {
     return { listening, ended };
   }
 
+  /** Resolves when the thread is no more, with the reason; also when none can be had just now (file numbers, threads of this user): the daemon goes on. */
+  const oneLife = async (index: number): Promise<unknown> => {
+    try {
+      return await run(index).ended;
+    } catch (error) {
+      return error;
+    }
+  };
+
   /** One thread after the other for ever. The first one's failure to listen is the caller's. */
   async function keepRunning(index: number, first: ReturnType<typeof run>): Promise<void> {
     let pause: number = PAUSE_MS.first;
     let startedAt = performance.now();
-    for (let current = first; ; current = run(index)) {
-      const why = await current.ended;
+    for (let { ended } = first; ; ended = oneLife(index)) {
+      const why = await ended;
       if (aborter.signal.aborted) return;
       pause = performance.now() - startedAt > SETTLED_MS ? PAUSE_MS.first : Math.min(pause * 2, PAUSE_MS.longest);
       restarts++;
@@ -236,8 +245,7 @@ function inOrder(booter: Booter): Booter {
     async seen(...args) {
       const noted = booter.seen(...args);
       noting.add(noted);
-      await noted;
-      noting.delete(noted);
+      await noted.finally(() => noting.delete(noted));
     },
     async enrol(claim) {
       await new Promise((resolve) => setImmediate(resolve));

@@ -8,6 +8,8 @@ import { refusalLine } from './refusal.ts';
 /** Longest wait for a request's head and body, in milliseconds; fastify's own default is for ever (TRAPS 3). The machines' listeners have limits of their own. */
 const REQUEST_TIMEOUT_MS = 60_000;
 
+/** Seconds. */
+const BUSY_RETRY_S = 5;
 const FAILED = 'rackseed failed to answer; its log says more';
 
 /**
@@ -30,7 +32,8 @@ export async function createHttp(kind: 'machines' | 'people', log: Log, routes: 
     const status = error.statusCode ?? 500;
     if (error instanceof AppError) {
       // What is our own fault names files and disks, which are none of a machine's business.
-      if (kind === 'people' || statusOf(error) < 500) return reply.code(statusOf(error)).send(say(error.code, error.message, error.hint));
+      if (error.code === 'BUSY') reply.header('retry-after', BUSY_RETRY_S);
+      if (kind === 'people' || statusOf(error) !== 500) return reply.code(statusOf(error)).send(say(error.code, error.message, error.hint));
       log.error({ err: error, method: request.method, path: request.url }, 'request failed');
       return reply.code(500).send(say(error.code, FAILED));
     }
@@ -46,6 +49,7 @@ export async function createHttp(kind: 'machines' | 'people', log: Log, routes: 
 function statusOf(error: AppError): number {
   if (error.code.endsWith('_UNKNOWN')) return 404;
   if (error.code === 'NODE_IN_YAML') return 409;
+  if (error.code === 'BUSY') return 503;
   return error.exit === 65 || error.exit === 64 ? 422 : 500;
 }
 

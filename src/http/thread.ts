@@ -52,7 +52,11 @@ async function run(data: ThreadData, main: MessagePort): Promise<void> {
 
   main.on('message', (message: ToThread) => {
     if (message.kind === 'tls') {
-      for (const server of withTls) server.setSecureContext({ cert: message.options.cert, key: message.options.key });
+      try {
+        for (const server of withTls) server.setSecureContext({ cert: message.options.cert, key: message.options.key });
+      } catch (error) {
+        log.error({ err: error }, 'the new certificate cannot be used, the old one stays');
+      }
       return;
     }
     void listeners

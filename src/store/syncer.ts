@@ -21,7 +21,8 @@ for (let done = 0; ; done = (done + 1) | 0) {
     fdatasyncSync(fd);
     parentPort.postMessage(undefined);
   } catch (error) {
-    parentPort.postMessage(error);
+    // A structured clone has no code.
+    parentPort.postMessage({ message: error.message, code: error.code });
   }
 }
 `;
@@ -39,7 +40,7 @@ export function createSyncer(file: string): Syncer {
     settle?.(error);
     settle = undefined;
   };
-  worker.on('message', settled);
+  worker.on('message', (failure?: { readonly message: string; readonly code?: string }) => settled(failure && Object.assign(new Error(failure.message), { code: failure.code })));
   worker.on('error', (error) => settled((gone = error)));
   worker.once('exit', () => settled((gone ??= new Error('the thread that syncs has ended'))));
   return {

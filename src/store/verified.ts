@@ -113,7 +113,8 @@ export function createVerifiedBlobs({ stateDir, onRotten }: { readonly stateDir:
       files.set(keyOf(digest, identity), file);
       return hold(digest, file);
     } finally {
-      if (!file) await handle.close();
+      // Not waited for: the file that is lent instead might be closed meanwhile.
+      if (!file) void handle.close().catch(() => undefined);
     }
   }
 

@@ -3,9 +3,9 @@ import { availableParallelism } from 'node:os';
 import { MessageChannel, receiveMessageOnPort, Worker, type MessagePort } from 'node:worker_threads';
 import type { Log } from '../log.ts';
 import { openPoll } from '../net/epoll.ts';
-import { libc } from '../net/libc.ts';
+import { libc, type Libc } from '../net/libc.ts';
 import { hasWideMessages } from '../net/messages.ts';
-import { createBell } from '../threads/bell.ts';
+import { createBell, type Bell } from '../threads/bell.ts';
 import { monotonicMs } from '../threads/clock.ts';
 import { threadEntry } from '../threads/entry.ts';
 import type { TransferOrder, TransferResult } from './runner.ts';
@@ -116,24 +116,45 @@ function createThread(log: Log, most: number, onDeath: () => void) {
     for (let mail = results && receiveMessageOnPort(results); mail; mail = results && receiveMessageOnPort(results)) take(mail.message as FromThread);
   }
 
+  /** Whatever keeps a thread from being started again (file numbers, threads of this user) must not end the daemon: it is tried again. */
+  function startAgain(): void {
+    try {
+      start();
+    } catch (error) {
+      log.error({ err: error }, 'tftp: no thread could be started');
+      again = setTimeout(startAgain, SHORT_LIFE_MS);
+    }
+  }
+
   function start(): void {
     const bornAt = monotonicMs();
     const c = hasWideMessages() ? libc() : undefined;
-    const epoll = c && { fd: openPoll(c), bell: createBell(c) };
+    const epoll = c && openSleep(c);
     const { port1, port2 } = new MessageChannel();
     results = port1;
     port1.on('message', take);
-    const thread = new Worker(threadEntry(import.meta.url, './thread.js'), {
-      name: 'rackseed tftp',
-      workerData: { slots: slots.memory, results: port2, ...(epoll && { epoll: { fd: epoll.fd, rope: epoll.bell.rope } }) } satisfies ThreadParts,
-      transferList: [port2],
-    });
+    let thread: Worker;
+    try {
+      thread = new Worker(threadEntry(import.meta.url, './thread.js'), {
+        name: 'rackseed tftp',
+        workerData: { slots: slots.memory, results: port2, ...(epoll && { epoll: { fd: epoll.fd, rope: epoll.bell.rope } }) } satisfies ThreadParts,
+        transferList: [port2],
+      });
+    } catch (error) {
+      port1.close();
+      results = undefined;
+      if (epoll) c.close(epoll.fd);
+      epoll?.bell.close();
+      throw error;
+    }
     worker = thread;
     ring = () => epoll?.bell.ring();
     thread.on('error', (error) => log.error({ err: error }, 'tftp: a thread met a fault'));
     gone = new Promise((resolve) => {
       thread.on('exit', () => {
         worker = undefined;
+        // Its file number may be another file's soon.
+        ring = () => {};
         settle();
         port1.close();
         results = undefined;
@@ -148,7 +169,7 @@ function createThread(log: Log, most: number, onDeath: () => void) {
         onDeath();
         log.error({ transfers: lost.length }, 'tftp: a thread died');
         const pause = monotonicMs() - bornAt < SHORT_LIFE_MS ? SHORT_LIFE_MS : 0;
-        again = setTimeout(start, pause);
+        again = setTimeout(startAgain, pause);
       });
     });
   }
@@ -204,6 +225,17 @@ function createThread(log: Log, most: number, onDeath: () => void) {
       clearTimeout(late);
     },
   };
+}
+
+/** What a thread sleeps in and what wakes it; throws with the kernel's `code`, and then neither is open. */
+function openSleep(c: Libc): { readonly fd: number; readonly bell: Bell } {
+  const fd = openPoll(c);
+  try {
+    return { fd, bell: createBell(c) };
+  } catch (error) {
+    c.close(fd);
+    throw error;
+  }
 }
 
 function failed(why: string, startedAt: number): TransferResult {

@@ -159,7 +159,7 @@ export function createTftpServer(parts: TftpServerParts): TftpServer {
     perIp.set(peer.address, mine + 1);
     if (ip6) ip6Entries++;
     const release = () => {
-      entries.delete(key);
+      if (entries.get(key) === entry) entries.delete(key);
       if (ip6) ip6Entries--;
       const left = (perIp.get(peer.address) ?? 1) - 1;
       if (left > 0) perIp.set(peer.address, left);

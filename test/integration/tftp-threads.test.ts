@@ -3,7 +3,7 @@ import { execFile } from 'node:child_process';
 import { createSocket } from 'node:dgram';
 import { once } from 'node:events';
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
-import { readdirSync, readFileSync } from 'node:fs';
+import { closeSync, openSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
@@ -297,6 +297,20 @@ describe.each([
     await expect.poll(() => pool.workers.length).toBe(2);
     expect(same((await fetch(70_000, { windowsize: '16' })).bytes, 70_000)).toBe(true);
     await server.stop();
+    for (const client of clients) client.close();
+    await expect.poll(openFiles).toBe(base);
+  });
+
+  test('a stop right after a thread died writes nothing into the files that have its numbers now', async () => {
+    const clients = await Promise.all(Array.from({ length: 4 }, (_, i) => openClient(`127.94.2.${i + 1}`, LOOPBACK)));
+    for (const client of clients) client.ask(50_000, { tsize: '0' });
+    await Promise.all(clients.map((client) => client.next()));
+    // Asleep by now: nobody acknowledges anything.
+    await Promise.all(pool.workers.map((worker) => worker.terminate()));
+    const files = Array.from({ length: 32 }, (_, i) => openSync(join(dir, `reused-${i}`), 'w'));
+    await server.stop();
+    for (const file of files) closeSync(file);
+    expect(files.map((_, i) => statSync(join(dir, `reused-${i}`)).size)).toEqual(files.map(() => 0));
     for (const client of clients) client.close();
     await expect.poll(openFiles).toBe(base);
   });

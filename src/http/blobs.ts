@@ -81,7 +81,9 @@ export async function blobRoutes(app: FastifyInstance, { blobs, booter, log, cac
         } catch (error) {
           // The head is out: all that is left is to cut the connection, so that the client sees a short body and asks for the rest.
           how = 'cut';
-          log.warn({ ...about(answer), digest, why: lineOf(error) }, 'blob not sent whole');
+          // Only our own fault is a warning; a stranger that comes and goes must not fill the log.
+          const level = !(error instanceof Gone) ? 'warn' : answer.node ? 'info' : 'debug';
+          log[level]({ ...about(answer), digest, why: lineOf(error) }, 'blob not sent whole');
           reply.raw.destroy();
         } finally {
           reader.close();
@@ -180,7 +182,7 @@ async function sendBytes(blob: VerifiedBlob, reader: BlockReader, { first, last 
 async function turnOf(response: ServerResponse): Promise<void> {
   // Node emits 'socket' when a response is given its connection; 'close' of one that never was comes from listener.ts.
   if (!response.socket && !response.destroyed) await new Promise<void>((resolve) => response.once('socket', () => resolve()).once('close', resolve));
-  if (response.destroyed) throw gone();
+  if (response.destroyed) throw new Gone();
 }
 
 /** Each promise settles when the kernel has the bytes, so that their memory may be used again; it rejects when the connection ends before. */
@@ -189,19 +191,22 @@ function writerOf(response: ServerResponse): { (bytes: Buffer): Promise<void>; e
   let closed = false;
   response.once('close', () => {
     closed = true;
-    fail?.(gone());
+    fail?.(new Gone());
   });
   const whenDone = (start: (done: (error?: Error | null) => void) => void): Promise<void> =>
     new Promise((resolve, reject) => {
       fail = reject;
-      if (closed || response.destroyed) return reject(gone());
-      start((error) => (error ? reject(error) : resolve()));
+      if (closed || response.destroyed) return reject(new Gone());
+      start((error) => (error ? reject(new Gone()) : resolve()));
     });
   return Object.assign((bytes: Buffer) => whenDone((done) => response.write(bytes, done)), { end: () => whenDone((done) => response.end(done)) });
 }
 
-function gone(): Error {
-  return new Error('the client closed the connection');
+/** The connection ended, by the client or because it was cut. */
+class Gone extends Error {
+  constructor() {
+    super('the client closed the connection');
+  }
 }
 
 function etagOf(digest: Digest): string {

@@ -83,7 +83,7 @@ describe('the blob route', () => {
     blobs = createBlobStore(dir);
     for (const bytes of [kernel, first, last, big]) await blobs.add(Readable.from([bytes]));
     logged = [];
-    const log = createLog('warn', { write: (line) => void logged.push(line) });
+    const log = createLog('debug', { write: (line) => void logged.push(line) });
     const verified = createVerifiedBlobs({ stateDir: dir, onRotten: (digest, why) => void rotten.push([digest, why]) });
     app = await createHttp('machines', log, async (instance) => void (await instance.register(blobRoutes, { blobs: verified, booter, log, cacheBytes: 16 << 20 })));
     await app.listen({ host: '127.0.0.1', port: 0 });

@@ -31,7 +31,8 @@ export async function openShell(path: string): Promise<Shell> {
       socket.write(`${line}; printf '\\n%s%s %s\\n' ${mark.slice(0, 4)} ${mark.slice(4)} $?\n`);
       const [, printed, code] = await until(`the end of: ${line}`, timeoutMs, () => new RegExp(`^([\\s\\S]*)\\n${mark} (\\d+)\\r?\\n`).exec(heard.replaceAll('\r', '')) ?? undefined);
       if (code !== '0') throw new Error(`${line}: exit ${code}\n${printed}`);
-      return printed!;
+      // bash turns bracketed paste on and off around its lines, in whichever order they come here.
+      return printed!.replaceAll(/\x1b\[\?2004[hl]/g, '');
     },
     close: () => void socket.destroy(),
   };

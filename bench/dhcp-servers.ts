@@ -1,11 +1,11 @@
 // The DHCP servers that are measured: each is started anew with nothing in its state, watched from outside, and ended by its own pid.
-import { spawnSync } from 'node:child_process';
-import { copyFileSync, mkdirSync, openSync, closeSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { copyFileSync, mkdirSync, openSync, closeSync, readFileSync, rmSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { dieWithUs, ended, stop } from '../src/lab/child.ts';
 import { generate } from './dhcp-generator.ts';
 import type { Site } from './site.ts';
+import { rackseedArgv, versionOf, written } from './start.ts';
 
 export type ServerName = 'rackseed' | 'Kea' | 'dnsmasq';
 
@@ -48,13 +48,6 @@ const PLAIN: Variant = { what: '', words: {} };
 
 /** `cli` is the built dist/cli.js, `root` the tree that holds bench/peers. */
 export function allServers(root: string, cli: string): readonly Server[] {
-  const written = (name: string, file: string, words: Readonly<Record<string, string>>) => {
-    const text = readFileSync(join(root, 'bench/peers', name), 'utf8');
-    writeFileSync(file, text.replace(/@([A-Z]+)@/g, (whole, word: string) => words[word] ?? whole));
-    return file;
-  };
-  // As npm start and the systemd unit start it.
-  const flags = JSON.parse(readFileSync(join(root, 'src/setup/node-flags.json'), 'utf8')) as string[];
   return [
     {
       name: 'rackseed',
@@ -63,10 +56,7 @@ export function allServers(root: string, cli: string): readonly Server[] {
       windows: [32, 64, 128, 256, 512],
       variants: [PLAIN],
       fills: true,
-      prepare(state) {
-        mkdirSync(join(state, 'profiles'), { recursive: true });
-        return { argv: [process.execPath, ...flags, cli, 'serve', '--config', written('rackseed.yaml', join(state, 'rackseed.yaml'), { STATE: state })] };
-      },
+      prepare: (state) => ({ argv: rackseedArgv(root, cli, state, 'rackseed.yaml') }),
     },
     {
       name: 'Kea',
@@ -79,7 +69,7 @@ export function allServers(root: string, cli: string): readonly Server[] {
       ],
       fills: true,
       prepare(state, { variant, broadcast }) {
-        const config = written('kea-dhcp4.conf', join(state, 'kea-dhcp4.conf'), { ...variant.words, STATE: state, SOCKETS: broadcast ? 'raw' : 'udp' });
+        const config = written(root, 'kea-dhcp4.conf', join(state, 'kea-dhcp4.conf'), { ...variant.words, STATE: state, SOCKETS: broadcast ? 'raw' : 'udp' });
         // Its usual directories belong to a Kea that the machine may run for itself.
         return { argv: ['kea-dhcp4', '-c', config], env: { KEA_PIDFILE_DIR: state, KEA_LOCKFILE_DIR: state } };
       },
@@ -92,14 +82,9 @@ export function allServers(root: string, cli: string): readonly Server[] {
       variants: [PLAIN],
       // It writes its whole lease file at each change, and reading 20,000 leases took it 20 s, four times as many 16 times as long.
       fills: false,
-      prepare: (state) => ({ argv: ['dnsmasq', '--keep-in-foreground', `--conf-file=${written('dnsmasq.conf', join(state, 'dnsmasq.conf'), { STATE: state })}`] }),
+      prepare: (state) => ({ argv: ['dnsmasq', '--keep-in-foreground', `--conf-file=${written(root, 'dnsmasq.conf', join(state, 'dnsmasq.conf'), { STATE: state })}`] }),
     },
   ];
-}
-
-function versionOf(program: string, args: readonly string[]): string {
-  const { stdout } = spawnSync(program, args, { encoding: 'utf8' });
-  return /\d+\.\d+(\.\d+)?/.exec(stdout ?? '')?.[0] ?? 'not installed';
 }
 
 let machinesAsked = 0;

@@ -11,6 +11,7 @@
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
+#include "clock.h"
 
 enum { BATCH = 64, SIZE = 576, XID = 0x52000000, MAX_XID = 1 << 24 };
 enum { DISCOVER = 1, OFFER = 2, REQUEST = 3, ACK = 5, NAK = 6 };
@@ -40,17 +41,6 @@ static uint8_t out[BATCH][SIZE];
 static struct iovec out_iov[BATCH];
 static struct mmsghdr out_msgs[BATCH];
 static int out_count;
-
-static double now(void) {
-  struct timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return t.tv_sec + t.tv_nsec / 1e9;
-}
-
-static void die(const char *what) {
-  perror(what);
-  exit(1);
-}
 
 static void flush(void) {
   for (int done = 0; done < out_count;) {

@@ -1,11 +1,11 @@
 // The HTTP servers that are measured: each started by us on the same files, watched by its processes, and ended by its own pid.
-import { spawnSync } from 'node:child_process';
-import { closeSync, copyFileSync, linkSync, mkdirSync, openSync, readdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from 'node:fs';
+import { closeSync, copyFileSync, linkSync, mkdirSync, openSync, readdirSync, readFileSync, readlinkSync, rmSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { dieWithUs, ended, stop } from '../src/lab/child.ts';
 import { NET, type Site } from './site.ts';
+import { rackseedArgv, versionOf, written } from './start.ts';
 
 export const HTTP_PORT = 8080;
 
@@ -50,7 +50,7 @@ export function allHttpServers(root: string, cli: string): readonly HttpServer[]
       name: 'rackseed',
       version: versionOf(process.execPath, [cli, '--version']),
       variants: [{ what: '', words: {} }],
-      prepare: (state) => ({ argv: rackseedArgv(root, cli, state), files: join(state, 'blobs/sha256') }),
+      prepare: (state) => ({ argv: rackseedArgv(root, cli, state, 'rackseed-files.yaml'), files: join(state, 'blobs/sha256') }),
     },
     {
       name: 'nginx',
@@ -65,24 +65,6 @@ export function allHttpServers(root: string, cli: string): readonly HttpServer[]
       },
     },
   ];
-}
-
-/** As npm start and the systemd unit start it, with the configuration that downloads need; profiles are in `<state>/profiles`. */
-export function rackseedArgv(root: string, cli: string, state: string): string[] {
-  const flags = JSON.parse(readFileSync(join(root, 'src/setup/node-flags.json'), 'utf8')) as string[];
-  mkdirSync(join(state, 'profiles'), { recursive: true });
-  return [process.execPath, ...flags, cli, 'serve', '--config', written(root, 'rackseed-files.yaml', join(state, 'rackseed.yaml'), { STATE: state })];
-}
-
-function written(root: string, name: string, file: string, words: Readonly<Record<string, string>>): string {
-  const text = readFileSync(join(root, 'bench/peers', name), 'utf8');
-  writeFileSync(file, text.replace(/@([A-Z]+)@/g, (whole, word: string) => words[word] ?? whole));
-  return file;
-}
-
-export function versionOf(program: string, args: readonly string[]): string {
-  const { stdout, stderr } = spawnSync(program, args, { encoding: 'utf8' });
-  return /\d+\.\d+(\.\d+)?/.exec(`${stdout ?? ''}${stderr ?? ''}`)?.[0] ?? 'not installed';
 }
 
 /** Starts it with these files and nothing else in its state, and waits until it answers. */

@@ -12,6 +12,7 @@
 #include <time.h>
 #include <unistd.h>
 #include "http-head.h"
+#include "clock.h"
 
 /// In the order in which a machine goes through them.
 enum step { OFF, ROM_DISCOVER, ROM_REQUEST, TFTP_SIZE, TFTP, IPXE_DISCOVER, IPXE_REQUEST, SCRIPT, KERNEL, INITRD, ENROL, CONFIG, IMAGE, ROOT, USERSPACE, READY, DONE, FAILED };
@@ -55,17 +56,6 @@ static uint32_t count = 1000, first;
 static int loop;
 static struct { uint64_t dhcp_resent, tftp_resent, held, resumed, holds, retries, bytes; uint32_t done, failed; } counts;
 static struct content loaders[2], kernel, initrd, image; // loaders: BIOS, UEFI
-
-static double now(void) {
-  struct timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return t.tv_sec + t.tv_nsec / 1e9;
-}
-
-static void die(const char *what) {
-  perror(what);
-  exit(1);
-}
 
 static void close_socket(struct node *n) {
   if (n->fd >= 0) close(n->fd);

@@ -6,10 +6,11 @@ import BetterSqlite3 from 'better-sqlite3';
 import { createImageStore, imageDigest } from '../src/images/manifest.ts';
 import { createBlobStore } from '../src/store/blobs.ts';
 import type { BenchOptions } from './dhcp.ts';
-import { descriptorsByKind, launch, rackseedArgv, versionOf, type Running } from './http-servers.ts';
+import { descriptorsByKind, launch, type Running } from './http-servers.ts';
 import { writePattern } from './pattern.ts';
 import type { Measure, Outcome } from './report.ts';
 import { compile, createSite, describeMachine, NET, type Site } from './site.ts';
+import { rackseedArgv, versionOf } from './start.ts';
 
 const NODES = 1000;
 /** What Debian's kernel and our initrd have; of the image, 20 MiB. */
@@ -116,7 +117,7 @@ async function oneStorm({ root, cli, site, files, count, say, note }: Storm): Pr
   rmSync(state, { recursive: true, force: true });
   mkdirSync(state, { recursive: true });
   await publish(state, files);
-  const argv = rackseedArgv(root, cli, state);
+  const argv = rackseedArgv(root, cli, state, 'rackseed-files.yaml');
   writeFileSync(join(state, 'profiles/storm.yaml'), JSON.stringify({ image: 'storm', nodes: nodes() }));
   const running = await launch('rackseed', argv, state, site, '/');
   try {

@@ -20,6 +20,7 @@
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
+#include "clock.h"
 
 enum { BATCH = 64, FEW = 4 };
 enum { RRQ = 1, DATA = 3, ACK = 4, ERROR = 5, OACK = 6 };
@@ -51,17 +52,6 @@ static uint8_t *room[BATCH];
 static size_t space;             // of one of them: no larger than needed, so that all stay in the processor's cache
 static struct iovec iov[BATCH];
 static struct mmsghdr msgs[BATCH];
-
-static double now(void) {
-  struct timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return t.tv_sec + t.tv_nsec / 1e9;
-}
-
-static void die(const char *what) {
-  perror(what);
-  exit(1);
-}
 
 // ---- The server's processor time: of the process with its threads (also those that ended), and of its children, also those that it never waits for.
 

@@ -1,9 +1,9 @@
 // The TFTP servers that are measured: each hands out the same directory, is started anew for each measurement, and ended by its own pid.
-import { spawnSync } from 'node:child_process';
-import { closeSync, mkdirSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { closeSync, mkdirSync, openSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { dieWithUs, ended, stop } from '../src/lab/child.ts';
 import { NET, type Site } from './site.ts';
+import { rackseedArgv, versionOf, written } from './start.ts';
 import { download, filesDir } from './tftp-load.ts';
 
 export interface Server {
@@ -21,21 +21,11 @@ export interface Running {
 
 /** `cli` is the built dist/cli.js, `root` the tree that holds bench/peers. */
 export function allServers(root: string, cli: string): readonly Server[] {
-  const written = (name: string, file: string, words: Readonly<Record<string, string>>) => {
-    const text = readFileSync(join(root, 'bench/peers', name), 'utf8');
-    writeFileSync(file, text.replace(/@([A-Z]+)@/g, (whole, word: string) => words[word] ?? whole));
-    return file;
-  };
-  // As npm start and the systemd unit start it.
-  const flags = JSON.parse(readFileSync(join(root, 'src/setup/node-flags.json'), 'utf8')) as string[];
   return [
     {
       name: 'rackseed',
       version: versionOf(process.execPath, [cli, '--version']),
-      prepare(state, files) {
-        mkdirSync(join(state, 'profiles'), { recursive: true });
-        return [process.execPath, ...flags, cli, 'serve', '--config', written('tftp-rackseed.yaml', join(state, 'rackseed.yaml'), { STATE: state, FILES: files })];
-      },
+      prepare: (state, files) => rackseedArgv(root, cli, state, 'tftp-rackseed.yaml', { FILES: files }),
     },
     {
       name: 'tftpd-hpa',
@@ -53,14 +43,9 @@ export function allServers(root: string, cli: string): readonly Server[] {
     {
       name: 'dnsmasq',
       version: versionOf('dnsmasq', ['--version']),
-      prepare: (state, files) => ['dnsmasq', '--keep-in-foreground', `--conf-file=${written('tftp-dnsmasq.conf', join(state, 'dnsmasq.conf'), { FILES: files })}`],
+      prepare: (state, files) => ['dnsmasq', '--keep-in-foreground', `--conf-file=${written(root, 'tftp-dnsmasq.conf', join(state, 'dnsmasq.conf'), { FILES: files })}`],
     },
   ];
-}
-
-function versionOf(program: string, args: readonly string[]): string {
-  const { stdout, stderr, error } = spawnSync(program, args, { encoding: 'utf8' });
-  return error ? 'not installed' : (/\d+\.\d+(\.\d+)?/.exec(`${stdout}${stderr}`)?.[0] ?? 'unknown');
 }
 
 /** Starts it and waits, at most a minute, until it has handed out a whole file. */

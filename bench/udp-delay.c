@@ -12,6 +12,7 @@
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
+#include "clock.h"
 
 enum { MOST = 4096, HELD = 1 << 16, SIZE = 2048, UP = 1, DOWN = 2 };
 
@@ -30,17 +31,6 @@ struct held {
 static struct session sessions[MOST];
 static struct held *queue;  // a ring: all are held equally long, so the first that came is the first to go
 static uint32_t first, after, session_count;
-
-static double now(void) {
-  struct timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return t.tv_sec + t.tv_nsec / 1e9;
-}
-
-static void die(const char *what) {
-  perror(what);
-  exit(1);
-}
 
 static int open_socket(struct in_addr address, int port) {
   struct sockaddr_in own = {.sin_family = AF_INET, .sin_port = htons(port), .sin_addr = address};

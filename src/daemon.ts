@@ -23,7 +23,7 @@ import { createDiscovered } from './discovered.ts';
 import { formatFault } from './errors.ts';
 import { createImageStore } from './images/manifest.ts';
 import type { Log } from './log.ts';
-import { createMetrics } from './metrics.ts';
+import { createMetrics, type TftpFigures } from './metrics.ts';
 import { SHIPPED } from './shipped.ts';
 import { createRepos } from './postboot/repos.ts';
 import { becomeUser } from './privileges.ts';
@@ -32,7 +32,7 @@ import type { EventStore } from './store/events.ts';
 import { createFileCache } from './tftp/file-cache.ts';
 import { bootFiles } from './tftp/files.ts';
 import { loadLoaders } from './loaders.ts';
-import { createTftpServer, type TftpCounters } from './tftp/server.ts';
+import { createTftpServer } from './tftp/server.ts';
 import { bindTftp } from './tftp/sockets.ts';
 
 /** Goes up when a generation gets other members: a stored one of another version is then compiled anew. */
@@ -177,7 +177,7 @@ async function assemble(settings: Settings, log: Log, now: () => number, stops: 
     },
     stops,
   );
-  let tftpFigures: (() => TftpCounters) | undefined;
+  let tftpFigures: (() => TftpFigures) | undefined;
   if (tftpSockets) {
     const tftp = createTftpServer({ sockets: tftpSockets, files: bootFiles({ loaders, booter, ...(publicBase === undefined ? {} : { publicBase }), cache: createFileCache(served.verified), httpPort: settings.http.port }), booter, log });
     stops.push(() => tftp.stop());

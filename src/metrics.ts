@@ -18,23 +18,33 @@ export interface HttpFigures {
   readonly threadRestarts: number;
 }
 
-/** Of the TFTP server since the start; see its counters(). */
+/** Of the TFTP server since its start; `active` is now. Each request ends in exactly one of complete, aborted, failed, refused, busy or stopped. */
 export interface TftpFigures {
-  readonly active: number;
   readonly requests: number;
+  readonly active: number;
   readonly complete: number;
+  /** Asked for the size only: normal. */
   readonly aborted: number;
   readonly failed: number;
+  /** By the decision, the name, the mode, or because it wanted to write. */
   readonly refused: number;
+  /** Over one of the limits: transfers in all, of one address, by IPv6. */
   readonly busy: number;
+  /** Replaced by a newer request of the same peer, ended by stop(), or given up for another peer: before its first ACK, or as the slowest. */
   readonly stopped: number;
+  /** A request that a running transfer answers already. */
   readonly duplicates: number;
   readonly malformed: number;
+  /** From outside of every subnet that we serve, whatever it was: not answered. */
   readonly outside: number;
   readonly wrongTid: number;
-  readonly resent: number;
-  readonly bytes: number;
+  /** Threads that ended without having been told to; their transfers have failed. */
   readonly threadDeaths: number;
+  /** Bugs and broken stores that a datagram met; logged as errors. */
+  readonly faults: number;
+  readonly resent: number;
+  /** Bytes of complete files. */
+  readonly bytes: number;
 }
 
 export interface BlobFigures {

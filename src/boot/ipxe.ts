@@ -1,7 +1,9 @@
 // The iPXE script of a node: what a decision looks like to an iPXE, refusals included.
 import type { BootDecision } from './decide.ts';
 import type { BootSet } from './profile.ts';
+import type { Node } from './node.ts';
 import type { Machine } from './request.ts';
+import type { Boot } from './timeline.ts';
 import { blobPath, scriptPath } from './urls.ts';
 import type { Digest } from '../digest.ts';
 import type { Mac } from '../addr.ts';
@@ -93,6 +95,20 @@ function printable(text: string): string {
 
 function lines(...commands: string[]): string {
   return ['#!ipxe', ...commands, ''].join('\n');
+}
+
+/** The script that answers a machine, by HTTP and by TFTP. `baseUrl`: of our HTTP server, as this machine reaches it. */
+export function scriptFor(
+  { decision, bootSet, node, boot }: { readonly decision: BootDecision; readonly bootSet?: BootSet; readonly node?: Node; readonly boot?: Boot },
+  { mac, baseUrl, publicBase }: { readonly mac: Mac; readonly baseUrl: string; readonly publicBase?: string | undefined },
+): string {
+  return renderScript(decision, bootSet, {
+    mac,
+    baseUrl,
+    ...(reachable(publicBase, boot?.machine) ? { publicBase } : {}),
+    ...(node ? { node: node.name } : {}),
+    ...(boot ? { bootId: boot.id, profile: boot.profile } : {}),
+  });
 }
 
 /** Whether this machine's iPXE can fetch from there: one that does not list https in DHCP option 175 is not sent to it. */

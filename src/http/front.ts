@@ -1,7 +1,6 @@
 // The machines' HTTP server as the daemon has it: its threads, which are started anew when they die, and the sockets that they share.
 import { randomBytes } from 'node:crypto';
 import { closeSync, readFileSync } from 'node:fs';
-import { availableParallelism } from 'node:os';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { MessageChannel, Worker } from 'node:worker_threads';
 import type { Ip4 } from '../addr.ts';
@@ -14,6 +13,7 @@ import { libc } from '../net/libc.ts';
 import { openListeningSocket } from '../net/listening-socket.ts';
 import type { Repos } from '../postboot/repos.ts';
 import type { OnRotten } from '../store/verified.ts';
+import { threadCount } from '../threads/count.ts';
 import { threadEntry } from '../threads/entry.ts';
 import { expose, fromCrossing } from '../threads/rpc.ts';
 import { createCounters, CUTS, STATUS_CLASSES, sumOf } from './counters.ts';
@@ -26,7 +26,7 @@ export interface FrontParts {
   readonly port: number;
   /** HTTPS on the same addresses; PEM texts. */
   readonly tls?: { readonly port: number; readonly cert: string; readonly key: string };
-  /** Default: one core is left to the main thread, and four threads fill any network that there is. Without koffi it is one. */
+  /** Default threadCount(); without koffi it is one. */
   readonly threads?: number;
   readonly limits?: Partial<HttpLimits>;
   readonly stateDir: string;
@@ -62,7 +62,7 @@ const WHY = 'an HTTP thread ended, another one takes its place';
 export async function startFront(parts: FrontParts): Promise<Front> {
   const { log, loaders, repos } = parts;
   const booter = inOrder(parts.booter);
-  const count = libc() ? (parts.threads ?? Math.max(1, Math.min(4, availableParallelism() - 1))) : 1;
+  const count = libc() ? (parts.threads ?? threadCount()) : 1;
   const ticketKeys = randomBytes(48);
   let tls: TlsOptions | undefined = parts.tls && { cert: parts.tls.cert, key: parts.tls.key, ticketKeys };
   const listeners = openListeners(parts);

@@ -1,7 +1,7 @@
 // The routes that machines call on their way up: script, enrolment, config, facts, reports. Text only, never JSON errors, never a stack.
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import { parseMac } from '../addr.ts';
-import { reachable, renderScript, renderTrouble } from '../boot/ipxe.ts';
+import { renderTrouble, scriptFor } from '../boot/ipxe.ts';
 import { isReportable, renderConfig, type Report } from '../boot/session.ts';
 import type { Stage, StageDetail } from '../boot/timeline.ts';
 import { ENROL_PATH } from '../boot/urls.ts';
@@ -27,18 +27,11 @@ export async function machineRoutes(app: FastifyInstance, { booter, log, publicB
     const asking = booter.ask({ via: 'http', mac, ...(ip ? { ip } : {}), asker: 'ipxe', wants: 'script' });
     const answer = await asking.catch((error: unknown) => void log.error({ err: error, mac, ip }, 'script not decided'));
     if (!answer) return sendText(reply, 200, renderTrouble({ mac, baseUrl: baseUrlOf(request) }));
-    const { boot, node } = answer;
+    const { boot } = answer;
     if (boot && answer.decision.kind === 'boot' && request.method === 'GET') {
       reply.raw.once('finish', () => void booter.seen(boot.id, 'script'));
     }
-    const script = renderScript(answer.decision, answer.bootSet, {
-      mac,
-      baseUrl: baseUrlOf(request),
-      ...(reachable(publicBase, boot?.machine) ? { publicBase } : {}),
-      ...(node ? { node: node.name } : {}),
-      ...(boot ? { bootId: boot.id, profile: boot.profile } : {}),
-    });
-    return sendText(reply, 200, script);
+    return sendText(reply, 200, scriptFor(answer, { mac, baseUrl: baseUrlOf(request), publicBase }));
   });
 
   app.post(ENROL_PATH, async (request, reply) => {

@@ -2,6 +2,7 @@
 import { ip4ToNumber, type Ip4 } from '../addr.ts';
 import { libc, type Libc } from './libc.ts';
 import { HEADER, layOutMessages, type Messages } from './messages.ts';
+import { AF_INET } from './socket-calls.ts';
 
 export interface Burst {
   /** True: it goes out behind this turn, and `done` is told whether the kernel took it. False, and nothing is done: it is too long for this. */
@@ -13,7 +14,6 @@ export interface Burst {
 const BATCH = 64;
 /** A DHCP answer fits one Ethernet frame. */
 const SLOT = 1536;
-const AF_INET = 2;
 const MSG_DONTWAIT = 0x40;
 
 /** Of one socket. Undefined without koffi and on 32-bit machines. Measured: 3.2 us of CPU a datagram, where dgram needs 5 to 7. */

@@ -3,6 +3,7 @@ import { createSocket, type Socket } from 'node:dgram';
 import { closeSync, readFileSync } from 'node:fs';
 import type { Ip4 } from '../addr.ts';
 import { libc, type Libc } from './libc.ts';
+import { AF_INET, int32, must, SO_REUSEADDR, SOCK_DGRAM, SOCK_OURS, sockaddr, SOL_SOCKET } from './socket-calls.ts';
 
 /** A socket as Node has it, and its number for what Node has no words for. */
 export interface BoundSocket {
@@ -14,13 +15,8 @@ export interface BoundSocket {
 /** The kernel's default holds 166 DHCP packets, less than a rack that powers on together (measured, TRAPS 3). */
 export const BUFFER_BYTES = 4 << 20;
 
-// <asm-generic/socket.h>: the same on every architecture that koffi has a build for. Sizes and numbers are little-endian there.
-const AF_INET = 2;
-const SOCK_DGRAM = 2;
-const SOCK_NONBLOCK = 0o4000;
-const SOCK_CLOEXEC = 0o2000000;
-const SOL_SOCKET = 1;
-const SO = { reuseAddr: 2, broadcast: 6, sndBuf: 7, rcvBuf: 8, bindToDevice: 25, sndBufForce: 32, rcvBufForce: 33 } as const;
+/** <asm-generic/socket.h> */
+const SO = { broadcast: 6, sndBuf: 7, rcvBuf: 8, bindToDevice: 25, sndBufForce: 32, rcvBufForce: 33 } as const;
 
 /** Whether openDeviceSocket can open one. */
 export function hasDeviceSockets(): boolean {
@@ -44,23 +40,19 @@ export async function openDeviceSocket(link: string, port: number, options: Devi
 }
 
 function openFd(c: Libc, link: string, port: number, { address = '0.0.0.0', shared = true }: DeviceSocketOptions): number {
-  const must = (result: number): number => {
-    if (result >= 0) return result;
-    const code = c.failure();
-    throw Object.assign(new Error(`${link} port ${port}: ${code}`), { code });
-  };
-  const fd = must(c.socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+  const what = `${link} port ${port}`;
+  const fd = must(c, c.socket(AF_INET, SOCK_DGRAM | SOCK_OURS, 0), what);
   try {
     const set = (option: number, value: number) => c.setsockopt(fd, SOL_SOCKET, option, int32(value), 4);
-    if (shared) must(set(SO.reuseAddr, 1));
+    if (shared) must(c, set(SO_REUSEADDR, 1), what);
     const name = Buffer.from(`${link}\0`);
-    must(c.setsockopt(fd, SOL_SOCKET, SO.bindToDevice, name, name.length));
-    must(set(SO.broadcast, 1));
+    must(c, c.setsockopt(fd, SOL_SOCKET, SO.bindToDevice, name, name.length), what);
+    must(c, set(SO.broadcast, 1), what);
     // By force, as root may, it passes net.core.rmem_max. Answers to machines that have gone wait for ARP in the send buffer: the default one is
     // full with 160 of them, and then nobody gets an answer.
     if (set(SO.rcvBufForce, BUFFER_BYTES) < 0) set(SO.rcvBuf, BUFFER_BYTES);
     if (set(SO.sndBufForce, BUFFER_BYTES) < 0) set(SO.sndBuf, BUFFER_BYTES);
-    must(c.bind(fd, sockaddr(address, port), 16));
+    must(c, c.bind(fd, sockaddr(c, address, port), 16), what);
     return fd;
   } catch (error) {
     closeSync(fd);
@@ -107,20 +99,4 @@ function limit(name: 'rmem_max' | 'wmem_max'): number {
   } catch {
     return 212_992;
   }
-}
-
-/** A C `int`. */
-export function int32(value: number): Uint8Array {
-  const bytes = Buffer.alloc(4);
-  bytes.writeInt32LE(value);
-  return bytes;
-}
-
-/** A `struct sockaddr_in`, 16 bytes. */
-export function sockaddr(address: Ip4, port: number): Uint8Array {
-  const bytes = Buffer.alloc(16);
-  bytes.writeUInt16LE(AF_INET, 0);
-  bytes.writeUInt16BE(port, 2);
-  bytes.set(address.split('.').map(Number), 4);
-  return bytes;
 }

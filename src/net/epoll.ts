@@ -1,5 +1,6 @@
 // epoll(7), for a thread that has nothing to do but its sockets: libuv costs an event, a callback and an object for each datagram.
 import type { Libc } from './libc.ts';
+import { must } from './socket-calls.ts';
 
 export interface Poll {
   /** Tells of `fd` as `tag` (32 bits) while something can be read there, an error included, until it is closed. */
@@ -21,9 +22,7 @@ const DATA = PACKED ? 4 : 8;
 
 /** The file number of a new set of files; throws with the kernel's `code` when none is left (EMFILE). */
 export function openPoll(c: Libc): number {
-  const poll = c.epoll_create1(EPOLL_CLOEXEC);
-  if (poll < 0) throw failed(c, 'epoll_create1');
-  return poll;
+  return must(c, c.epoll_create1(EPOLL_CLOEXEC), 'epoll_create1');
 }
 
 /** Of openPoll(), maybe in another thread, which closes it. */
@@ -34,14 +33,9 @@ export function createPoll(c: Libc, poll: number): Poll {
     add(fd, tag) {
       one.writeUInt32LE(EPOLLIN, 0);
       one.writeUInt32LE(tag, DATA);
-      if (c.epoll_ctl(poll, CTL_ADD, fd, one) < 0) throw failed(c, 'epoll_ctl');
+      must(c, c.epoll_ctl(poll, CTL_ADD, fd, one), 'epoll_ctl');
     },
     wait: (timeoutMs) => Math.max(0, c.epoll_wait(poll, events, MOST, timeoutMs)),
     tag: (i) => events.readUInt32LE(i * SIZE + DATA),
   };
-}
-
-function failed(c: Libc, what: string): Error {
-  const code = c.failure();
-  return Object.assign(new Error(`${what}: ${code}`), { code });
 }

@@ -1,16 +1,10 @@
 // TCP sockets that listen for several threads: opened once, and each thread takes connections from the one queue by a number of its own.
 import { closeSync } from 'node:fs';
 import type { Ip4 } from '../addr.ts';
-import { int32, sockaddr } from './device-socket.ts';
 import { libc } from './libc.ts';
+import { AF_INET, int32, must, SO_REUSEADDR, SOCK_OURS, SOCK_STREAM, sockaddr, SOL_SOCKET } from './socket-calls.ts';
 
-// <asm-generic/socket.h>, <linux/tcp.h>, <asm-generic/fcntl.h>: the same on every architecture that koffi has a build for.
-const AF_INET = 2;
-const SOCK_STREAM = 1;
-const SOCK_NONBLOCK = 0o4000;
-const SOCK_CLOEXEC = 0o2000000;
-const SOL_SOCKET = 1;
-const SO_REUSEADDR = 2;
+// <linux/tcp.h>, <asm-generic/fcntl.h>.
 const IPPROTO_TCP = 6;
 const TCP_NOTSENT_LOWAT = 25;
 const F_DUPFD_CLOEXEC = 1030;
@@ -27,18 +21,14 @@ const NOT_SENT_BYTES = 1024 * 1024;
 export function openListeningSocket(address: Ip4, port: number): number | undefined {
   const c = libc();
   if (!c) return undefined;
-  const must = (result: number): number => {
-    if (result >= 0) return result;
-    const code = c.failure();
-    throw Object.assign(new Error(`${address} port ${port}: ${code}`), { code });
-  };
-  const fd = must(c.socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+  const what = `${address} port ${port}`;
+  const fd = must(c, c.socket(AF_INET, SOCK_STREAM | SOCK_OURS, 0), what);
   try {
-    must(c.setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, int32(1), 4));
+    must(c, c.setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, int32(1), 4), what);
     // A kernel that has no such option serves as well.
     c.setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, int32(NOT_SENT_BYTES), 4);
-    must(c.bind(fd, sockaddr(address, port), 16));
-    must(c.listen(fd, BACKLOG));
+    must(c, c.bind(fd, sockaddr(c, address, port), 16), what);
+    must(c, c.listen(fd, BACKLOG), what);
     return fd;
   } catch (error) {
     closeSync(fd);

@@ -1,6 +1,6 @@
 // What a TFTP name stands for, and who may have it: loaders, a node's script, kernel and initrds, all from memory. A name never reaches the file system.
 import { parseIp4, type Ip4, type Ip6, type Mac } from '../addr.ts';
-import { reachable, renderScript } from '../boot/ipxe.ts';
+import { scriptFor } from '../boot/ipxe.ts';
 import type { BlobRef, BootSet } from '../boot/profile.ts';
 import type { Serve } from '../boot/request.ts';
 import { readTftpName, TFTP_AUTOEXEC, TFTP_INITRD, TFTP_KERNEL, TFTP_SCRIPT } from '../boot/urls.ts';
@@ -54,14 +54,8 @@ export interface BootFilesParts {
  */
 export function bootFiles({ loaders, booter, cache, httpPort, publicBase }: BootFilesParts): TftpFiles {
   function openScript(answer: Answer, mac: Mac, { local }: TftpAsk): Opened {
-    const { decision, bootSet, node, boot } = answer;
-    const script = renderScript(decision, bootSet, {
-      mac,
-      baseUrl: `http://${local}:${httpPort}`,
-      ...(reachable(publicBase, boot?.machine) ? { publicBase } : {}),
-      ...(node ? { node: node.name } : {}),
-      ...(boot ? { bootId: boot.id, profile: boot.profile } : {}),
-    });
+    const { decision } = answer;
+    const script = scriptFor(answer, { mac, baseUrl: `http://${local}:${httpPort}`, publicBase });
     // A script that only says why to wait is not the stage.
     return { file: { bytes: Buffer.from(script), ...(decision.kind === 'boot' ? { stage: 'script' } : {}) }, answer };
   }

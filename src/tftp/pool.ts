@@ -1,5 +1,4 @@
 // The threads that run transfers: hands each to the one with the fewest, keeps the books, and replaces a thread that dies.
-import { availableParallelism } from 'node:os';
 import { MessageChannel, receiveMessageOnPort, Worker, type MessagePort } from 'node:worker_threads';
 import type { Log } from '../log.ts';
 import { openPoll } from '../net/epoll.ts';
@@ -7,6 +6,7 @@ import { libc, type Libc } from '../net/libc.ts';
 import { hasWideMessages } from '../net/messages.ts';
 import { createBell, type Bell } from '../threads/bell.ts';
 import { monotonicMs } from '../threads/clock.ts';
+import { threadCount } from '../threads/count.ts';
 import { threadEntry } from '../threads/entry.ts';
 import type { TransferOrder, TransferResult } from './runner.ts';
 import { createSlots } from './slots.ts';
@@ -49,8 +49,6 @@ export interface PoolCounters {
   readonly threadDeaths: number;
 }
 
-/** One core is for DHCP and everything else; more than four have never been the limit of a network card. */
-const MOST_THREADS = 4;
 /** A thread that lived shorter than this is not started again before as much time has passed: a fault at its start must not eat a core. */
 const SHORT_LIFE_MS = 1_000;
 /** For a thread to say goodbye to its peers; then it is ended. */
@@ -66,7 +64,7 @@ interface Transfer {
 
 /** `most`: transfers that may run in one thread. */
 export function createTransferPool(parts: { readonly log: Log; readonly most: number; readonly threads?: number }): TransferPool {
-  const count = parts.threads ?? Math.max(1, Math.min(MOST_THREADS, availableParallelism() - 1));
+  const count = parts.threads ?? threadCount();
   let deaths = 0;
   const threads = Array.from({ length: count }, () => createThread(parts.log, parts.most, () => deaths++));
 

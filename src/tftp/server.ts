@@ -4,6 +4,7 @@ import type { Ip4, Ip6 } from '../addr.ts';
 import { plainTftpName } from '../boot/urls.ts';
 import type { Answer, Booter } from '../booter.ts';
 import type { Log } from '../log.ts';
+import type { TftpFigures } from '../metrics.ts';
 import { monotonicMs } from '../threads/clock.ts';
 import type { Opened, TftpAsk, TftpFile, TftpFiles, TftpRefusal } from './files.ts';
 import { decodeTftp, encodeTftp, TFTP_ERROR, TftpDecodeError, type TftpRequest } from './packet.ts';
@@ -35,41 +36,12 @@ export interface TftpLimits {
   readonly slowAfterMs: number;
 }
 
-/** Since start; `active` is now. Each request ends in exactly one of complete, aborted, failed, refused, busy or stopped. */
-export interface TftpCounters {
-  readonly requests: number;
-  readonly active: number;
-  readonly complete: number;
-  /** Asked for the size only: normal. */
-  readonly aborted: number;
-  readonly failed: number;
-  /** By the decision, the name, the mode, or because it wanted to write. */
-  readonly refused: number;
-  /** Over one of the two limits. */
-  readonly busy: number;
-  /** Replaced by a newer request of the same peer, ended by stop(), or given up for another peer: before its first ACK, or as the slowest. */
-  readonly stopped: number;
-  /** A request that a running transfer answers already. */
-  readonly duplicates: number;
-  readonly malformed: number;
-  /** From outside of every subnet that we serve, whatever it was: not answered. */
-  readonly outside: number;
-  readonly wrongTid: number;
-  /** Threads that ended without having been told to; their transfers have failed. */
-  readonly threadDeaths: number;
-  /** Bugs and broken stores that a datagram met; logged as errors. */
-  readonly faults: number;
-  readonly resent: number;
-  /** Bytes of complete files. */
-  readonly bytes: number;
-}
-
 export interface TftpServer {
   /** What came before is lost, and asked again. */
   start(): void;
   /** Ends running transfers with an ERROR 0 and closes the sockets. */
   stop(): Promise<void>;
-  counters(): TftpCounters;
+  counters(): TftpFigures;
 }
 
 export const MOST_TRANSFERS = 1024;

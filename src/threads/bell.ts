@@ -1,5 +1,6 @@
 // Wakes a thread that sleeps in a system call of its own, where no message of another thread can reach it.
 import type { Libc } from '../net/libc.ts';
+import { must } from '../net/socket-calls.ts';
 
 /** For workerData. The file number belongs to the one who made the bell. */
 export interface BellRope {
@@ -33,8 +34,7 @@ const ONE = Buffer.from(new BigUint64Array([1n]).buffer);
 
 /** Throws with the kernel's `code` when no file number is left (EMFILE). */
 export function createBell(c: Libc): Bell {
-  const fd = c.eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-  if (fd < 0) throw Object.assign(new Error(`eventfd: ${c.failure()}`), { code: c.failure() });
+  const fd = must(c, c.eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), 'eventfd');
   const memory = new SharedArrayBuffer(8);
   const words = new Int32Array(memory);
   return {

@@ -18,7 +18,7 @@ export function written(root: string, name: string, file: string, words: Readonl
 
 /** As npm start and the systemd unit start it, by bench/peers/`config`; its profiles are in `<state>/profiles`. */
 export function rackseedArgv(root: string, cli: string, state: string, config: string, words: Readonly<Record<string, string>> = {}): string[] {
-  const flags = JSON.parse(readFileSync(join(root, 'src/setup/node-flags.json'), 'utf8')) as string[];
+  const { flags, environment } = JSON.parse(readFileSync(join(root, 'src/setup/node-start.json'), 'utf8')) as { flags: string[]; environment: Record<string, string> };
   mkdirSync(join(state, 'profiles'), { recursive: true });
-  return [process.execPath, ...flags, cli, 'serve', '--config', written(root, config, join(state, 'rackseed.yaml'), { ...words, STATE: state })];
+  return ['/usr/bin/env', ...Object.entries(environment).map(([name, value]) => `${name}=${value}`), process.execPath, ...flags, cli, 'serve', '--config', written(root, config, join(state, 'rackseed.yaml'), { ...words, STATE: state })];
 }

@@ -42,7 +42,7 @@ async function main(argv) {
   await installIfNeeded(ROOT);
   if (verb === 'typecheck') return typeCheck(ROOT).then(() => 0);
   await buildIfNeeded(ROOT, { always: verb === 'build' });
-  if (verb === 'run') return runProgram('dist/cli.js', [command, ...rest.slice(1)], { flags: JSON.parse(readFileSync(join(ROOT, 'src/setup/node-flags.json'), 'utf8')) });
+  if (verb === 'run') return runProgram('dist/cli.js', [command, ...rest.slice(1)], JSON.parse(readFileSync(join(ROOT, 'src/setup/node-start.json'), 'utf8')));
   if (verb === 'bench') {
     // A peer that cannot be had is one that the benchmark reports as not measured.
     const { path } = await unpackPeers(ROOT, unpackedFor(wanted));
@@ -53,12 +53,12 @@ async function main(argv) {
 }
 
 /** Node cannot replace itself by another program, so this stays as the parent: signals go down, the exit code comes up. */
-function runProgram(script, args, { cwd, flags = [] } = {}) {
+function runProgram(script, args, { cwd, flags = [], environment = {} } = {}) {
   const argv = [process.execPath, ...flags, join(ROOT, script), ...args];
   // Our own death by SIGKILL must not leave the daemon or a lab behind.
   if (existsSync('/usr/bin/setpriv')) argv.unshift('/usr/bin/setpriv', '--pdeathsig', 'TERM', '--');
   return new Promise((resolve) => {
-    const child = spawn(argv[0], argv.slice(1), { stdio: 'inherit', cwd });
+    const child = spawn(argv[0], argv.slice(1), { stdio: 'inherit', cwd, env: { ...process.env, ...environment } });
     // Also those that the terminal sends to both of us: the second one changes nothing.
     for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.on(signal, () => child.kill(signal));
     child.once('error', (error) => resolve(fail(`rackseed: ${error.message}`, 70)));

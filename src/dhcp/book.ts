@@ -47,6 +47,9 @@ export interface AddressBook {
   readonly size: number;
 }
 
+/** What is kept of a lease, no more than is needed: there may be a hundred thousand. Its address is where it is kept. */
+type Kept = Omit<KnownLease, 'ip'>;
+
 /** What is free in one pool, in the order in which it is given out. */
 interface Shelf {
   readonly pool: Pool;
@@ -72,11 +75,15 @@ const SEARCH_EVERY_MS = 1000;
 const MOST_TURNED_DOWN = 512;
 
 export function createAddressBook(pools: readonly Pool[], leases: Iterable<KnownLease> = []): AddressBook {
-  const byIp = new Map<number, KnownLease>();
+  const byIp = new Map<number, Kept>();
   const byHolder = new Map<string, number>();
   const holds = new Map<number, Hold>();
   const holdOf = new Map<string, number>();
   const shelves: Shelf[] = pools.map((pool) => ({ pool, range: 0, next: pool.ranges[0]?.first ?? 0, returned: new Set(), released: new Set(), leased: new Set(), quarantined: new Set(), searchedAt: -Infinity }));
+  const leaseAt = (n: number): KnownLease | undefined => {
+    const kept = byIp.get(n);
+    return kept && { ip: ip4FromNumber(n), ...kept };
+  };
   const shelfOf = (n: number) => shelves.find(({ pool }) => inRanges(pool.ranges, n));
 
   /** An address changes its place: where it now belongs is told by its lease alone. */
@@ -157,10 +164,10 @@ export function createAddressBook(pools: readonly Pool[], leases: Iterable<Known
   }
 
   const book: AddressBook = {
-    leaseAt: (ip) => byIp.get(ip4ToNumber(ip)),
+    leaseAt: (ip) => leaseAt(ip4ToNumber(ip)),
     leaseOf(holder) {
       const n = byHolder.get(holder);
-      return n === undefined ? undefined : byIp.get(n);
+      return n === undefined ? undefined : leaseAt(n);
     },
     holdAt: (ip) => holds.get(ip4ToNumber(ip)),
     offerTo(holder) {
@@ -223,14 +230,17 @@ export function createAddressBook(pools: readonly Pool[], leases: Iterable<Known
       book.unhold(lease.holder);
       // Whoever was offered what is another's now, because our record of it was lost.
       if (lease.declinedUntil === undefined) dropHold(n);
-      const { ip, mac, holder, expiresAt, declinedUntil } = lease;
-      // No more than is needed: there may be a hundred thousand.
-      byIp.set(n, declinedUntil === undefined ? { ip, mac, holder, expiresAt } : { ip, mac, holder, expiresAt, declinedUntil });
-      if (lease.declinedUntil === undefined) byHolder.set(lease.holder, n);
+      const { mac, expiresAt, declinedUntil } = lease;
+      // A machine that is no node is told by its MAC, and one string is enough for both.
+      const holder = lease.holder === mac ? mac : lease.holder;
+      byIp.set(n, declinedUntil === undefined ? { mac, holder, expiresAt } : { mac, holder, expiresAt, declinedUntil });
+      if (declinedUntil === undefined) byHolder.set(holder, n);
       shelve(n);
     },
     remove: (ip) => forget(ip4ToNumber(ip)),
-    all: () => byIp.values(),
+    *all() {
+      for (const n of byIp.keys()) yield leaseAt(n)!;
+    },
     get size() {
       return byIp.size;
     },

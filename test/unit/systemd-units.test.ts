@@ -63,9 +63,10 @@ function settingsOf(unit: string): Record<string, string> {
   return Object.fromEntries([...unit.matchAll(/^([A-Za-z]+)=(.*)$/gm)].map((match) => [match[1]!, match[2]!]));
 }
 
-it('the service starts node with the flags that npm start gives it, and node knows them', () => {
-  const flags = JSON.parse(readFileSync(new URL('../../src/setup/node-flags.json', import.meta.url), 'utf8')) as string[];
-  const { ExecStart } = settingsOf(readFileSync(join(units, 'rackseed.service'), 'utf8'));
+it('the service starts node with the flags and the environment that npm start gives it, and node knows the flags', () => {
+  const { flags, environment } = JSON.parse(readFileSync(new URL('../../src/setup/node-start.json', import.meta.url), 'utf8')) as { flags: string[]; environment: Record<string, string> };
+  const { ExecStart, Environment } = settingsOf(readFileSync(join(units, 'rackseed.service'), 'utf8'));
   expect(ExecStart).toContain(`/usr/bin/node ${flags.join(' ')} /opt/`);
+  expect(Environment?.split(' ')).toEqual(Object.entries(environment).map(([name, value]) => `${name}=${value}`));
   expect(spawnSync(process.execPath, [...flags, '-e', 'process.exit(7)']).status).toBe(7);
 });

@@ -62,10 +62,16 @@ async function read(stream: NonNullable<ChildProcess['stdout']>): Promise<string
   return Buffer.concat(chunks).toString();
 }
 
+/** The command line that makes `program` of bench/<name>.c. */
+export function compilerArgv(root: string, name: string, program: string, ...more: readonly string[]): readonly [cc: string, ...args: string[]] {
+  return ['cc', '-O2', ...more, '-o', program, join(root, 'bench', `${name}.c`)];
+}
+
 /** Compiles bench/<name>.c into the site; the path of the program. An Error with the compiler's words. */
 export function compile(root: string, name: string, site: Site): string {
   const program = join(site.dir, name);
-  const { status, stderr, error } = spawnSync('cc', ['-O2', '-o', program, join(root, 'bench', `${name}.c`)], { encoding: 'utf8' });
+  const [cc, ...args] = compilerArgv(root, name, program);
+  const { status, stderr, error } = spawnSync(cc, args, { encoding: 'utf8' });
   if (status !== 0) throw new Error(`cc ${name}.c: ${error?.message ?? stderr}`);
   return program;
 }

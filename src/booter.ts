@@ -202,7 +202,7 @@ export function createBooter(parts: BooterParts): Booter {
 
       let boot = named ?? (await bootOf(node, request, generation));
       // Only the machine itself may have its script: it fixes the boot set and is a stage. Its address is known since the ACK.
-      if (request.wants === 'script' && boot && boot.ip !== request.ip) {
+      if (request.wants === 'script' && boot && (request.ip === undefined || boot.ip !== request.ip)) {
         return { decision: { kind: 'silent', why: `${request.ip ?? 'this'} is not the address of ${node.name}'s boot` }, node };
       }
       if (boot) await learnMachine(boot, request);

@@ -17,7 +17,7 @@ import { startBlobs } from './daemon/blobs.ts';
 import { openCertificate } from './daemon/certificate.ts';
 import { openDhcpSockets, planDhcp, startDhcp } from './daemon/dhcp.ts';
 import { makeStateDir, openState } from './daemon/state.ts';
-import { tftpPlaces } from './daemon/tftp.ts';
+import { blockSizeFor, tftpPlaces } from './daemon/tftp.ts';
 import { digestOfValue } from './digest.ts';
 import { createDiscovered } from './discovered.ts';
 import { formatFault } from './errors.ts';
@@ -29,6 +29,7 @@ import { createRepos } from './postboot/repos.ts';
 import { becomeUser } from './privileges.ts';
 import { createBlobStore } from './store/blobs.ts';
 import type { EventStore } from './store/events.ts';
+import { createVerdictStore } from './store/verdicts.ts';
 import { createFileCache } from './tftp/file-cache.ts';
 import { bootFiles } from './tftp/files.ts';
 import { loadLoaders } from './loaders.ts';
@@ -86,7 +87,7 @@ async function assemble(settings: Settings, log: Log, now: () => number, stops: 
   // Its directories are made, and what somebody left half-written is removed.
   createBlobStore(stateDir);
   const images = createImageStore(stateDir);
-  const served = startBlobs({ stateDir, ...settings.blobs, events, log, now }, stops);
+  const served = await startBlobs({ stateDir, ...settings.blobs, events, kept: createVerdictStore(database), log, now }, stops);
 
   const repos = createRepos({ stateDir, shippedDir: SHIPPED.postBoot, repos: settings.repos, log, now });
   await repos.start();
@@ -142,6 +143,7 @@ async function assemble(settings: Settings, log: Log, now: () => number, stops: 
     loaders,
     repos,
     onRotten: served.onRotten,
+    verdicts: served.verdicts,
     log,
   });
   stops.push(() => front.stop());
@@ -179,7 +181,7 @@ async function assemble(settings: Settings, log: Log, now: () => number, stops: 
   );
   let tftpFigures: (() => TftpFigures) | undefined;
   if (tftpSockets) {
-    const tftp = createTftpServer({ sockets: tftpSockets, files: bootFiles({ loaders, booter, ...(publicBase === undefined ? {} : { publicBase }), cache: createFileCache(served.verified), httpPort: settings.http.port }), booter, log });
+    const tftp = createTftpServer({ sockets: tftpSockets, files: bootFiles({ loaders, booter, ...(publicBase === undefined ? {} : { publicBase }), cache: createFileCache(served.verified), httpPort: settings.http.port }), booter, blockSizeFor, log });
     stops.push(() => tftp.stop());
     tftp.start();
     tftpFigures = tftp.counters;

@@ -1,7 +1,7 @@
 // Three projects: pure and state tests run anywhere; integration and e2e run inside a namespace of their own (see src/setup.mjs).
 import { defineConfig } from 'vitest/config';
 
-/** An hour of a VM on a bad link, so it is no part of `npm test` at all: a test that is skipped would be a failure. */
+/** Minutes of VMs on a bad link, so it is no part of `npm test` at all: a test that is skipped would be a failure. */
 const ONLY_IN_FULL = process.env['RACKSEED_FULL'] === '1' ? [] : ['test/e2e/boot-loss.test.ts'];
 
 export default defineConfig({

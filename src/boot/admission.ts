@@ -8,6 +8,8 @@ export interface Queue {
   readonly place: number;
   /** Seconds until its turn, as recent streams suggest; absent while that is not known. */
   readonly etaS?: number;
+  /** It has its slot, and as many streams in that as a machine may have: it waits for one of its own to end. */
+  readonly ownStreams?: true;
 }
 
 export interface Asker {
@@ -39,7 +41,10 @@ export interface Waiting extends Queue {
 export type StreamEnd = 'whole' | 'cut' | 'nothing';
 
 export interface Admission {
-  /** A ticket, or a place in the queue. Who has a ticket and asks again gets one more for the same slot: its connection broke. `now` in milliseconds. */
+  /**
+   * A ticket, or a place in the queue. Who has a ticket and asks again gets one more for the same slot, up to `STREAMS_OF_MACHINE`: its connection broke.
+   * `now` in milliseconds.
+   */
   ask(asker: Asker, now: number): Admitted | Waiting;
   /**
    * The stream ended; with the last ticket of a slot the slot is free. If that was `cut`, a node is the next one for `CUT_KEEP_MS`. Each ticket must be given
@@ -51,6 +56,13 @@ export interface Admission {
 }
 
 export const DEFAULT_MAX_STREAMS = 256;
+/**
+ * Of one machine at a time: a download and the one that resumes it. One that broke without a word is noticed 30 s later, and a machine that gives up after 20 s
+ * without a byte (the initrd stage) is back before that; with no limit, whoever has a slot has all of the server by as many connections.
+ */
+export const STREAMS_OF_MACHINE = 2;
+/** When a machine with all its streams is to ask again: what is broken is noticed by and by. */
+const OWN_RETRY_S = 5;
 /** A place is kept for so many times the Retry-After, and at least so long: a SYN that is lost twice is sent again after 3 s, thrice after 7 s. */
 export const KEEP_TIMES = 3;
 export const KEEP_LEAST_MS = 10_000;
@@ -148,7 +160,9 @@ export function createAdmission(maxStreams: number = DEFAULT_MAX_STREAMS): Admis
   return {
     ask(asker, now) {
       forgetLate(now);
-      if (slots.has(asker.key)) return { kind: 'admitted', ticket: give(asker, now) };
+      const held = slots.get(asker.key);
+      if (held && held.tickets.size >= STREAMS_OF_MACHINE) return { kind: 'waiting', place: 1, ownStreams: true, retryAfterS: OWN_RETRY_S, tell: false };
+      if (held) return { kind: 'admitted', ticket: give(asker, now) };
       const { ahead, queue, ofQueue } = before(asker);
       const mine = queue.get(asker.key);
       const free = maxStreams - slots.size;

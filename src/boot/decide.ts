@@ -15,7 +15,7 @@ export type BootDecision =
   | { readonly kind: 'loader'; readonly file: string; readonly via: 'tftp' | 'http' }
   /** This is what you boot. */
   | { readonly kind: 'boot'; readonly bootSet: Digest }
-  /** Wait and ask again. `queue`: every image slot is taken, and this is where the machine stands. */
+  /** Wait and ask again. `queue`: every image slot is taken, or all streams of the machine are, and this is where it stands. */
   | { readonly kind: 'hold'; readonly why: string; readonly retryAfterS: number; readonly queue?: Queue };
 
 /** All that is known of the machine at that moment. */
@@ -47,9 +47,10 @@ export const NO_BOOT_RETRY_S = 10;
 export function decide(view: View, request: BootRequest, generation: Generation, now: number): BootDecision {
   const decided = decideAdmitted(view, request, generation, now);
   if (!view.waiting || decided.kind === 'silent') return decided;
-  const { place, etaS, retryAfterS } = view.waiting;
-  const queue: Queue = { place, ...(etaS === undefined ? {} : { etaS }) };
-  return { kind: 'hold', why: `every image slot is taken: ${placeWords(queue)}`, retryAfterS, queue };
+  const { place, etaS, ownStreams, retryAfterS } = view.waiting;
+  const queue: Queue = { place, ...(etaS === undefined ? {} : { etaS }), ...(ownStreams ? { ownStreams } : {}) };
+  const why = ownStreams ? 'this machine fetches as many images at once as it may' : `every image slot is taken: ${placeWords(queue)}`;
+  return { kind: 'hold', why, retryAfterS, queue };
 }
 
 function decideAdmitted(view: View, request: BootRequest, generation: Generation, now: number): BootDecision {

@@ -68,8 +68,9 @@ export interface Boot {
   readonly ip?: Ip4;
   /** What its DHCP packets said of the machine: script requests say nothing of it, and are decided by the same. */
   readonly machine?: Machine;
-  readonly state: 'open' | 'ready' | 'failed';
-  /** One line, when failed. */
+  /** `unfinished`: the machine started over, or so it seemed, before it had got a kernel. */
+  readonly state: 'open' | 'ready' | 'failed' | 'unfinished';
+  /** One line, when failed or unfinished. */
   readonly why?: string;
   readonly startedAt: number;
   readonly endedAt?: number;
@@ -86,6 +87,14 @@ export interface Boot {
 
 export function stageOf(boot: Boot, name: StageName): Stage | undefined {
   return boot.stages.find((stage) => stage.name === name);
+}
+
+/**
+ * Whether it came so far that not to get ready is a failure of what it boots. What comes before the kernel is a packet or two, which anybody on the LAN can
+ * send in a machine's name: a DISCOVER, a request for the script. Who enrolled runs our initrd stage, wherever its kernel came from.
+ */
+export function gotKernel(boot: Boot): boolean {
+  return hasStage(boot, 'kernel') || boot.enrolledAt !== undefined;
 }
 
 export function hasStage(boot: Boot, name: StageName): boolean {

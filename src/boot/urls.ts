@@ -2,9 +2,12 @@
 import { macDashes, parseMac, type Mac } from '../addr.ts';
 import { hexOf, type Digest } from '../digest.ts';
 
+/** Of scripts, as the HTTP server's router reads it: any way to write a MAC is understood. */
+export const SCRIPT_ROUTE = '/script/:mac';
+
 /** The node's iPXE script. Dashes, because a colon in a path confuses old URI parsers. */
 export function scriptPath(mac: Mac): string {
-  return `/script/${macDashes(mac)}`;
+  return SCRIPT_ROUTE.replace(':mac', macDashes(mac));
 }
 
 /** A content-addressed file; the boot's id only tells which boot fetched it. */
@@ -12,7 +15,7 @@ export function blobPath(digest: Digest, bootId?: string): string {
   return `/blobs/sha256/${hexOf(digest)}${bootId ? `?boot=${bootId}` : ''}`;
 }
 
-/** A loader, for firmware that fetches it by HTTP. */
+/** A loader, for firmware that fetches it by HTTP; `:file` gives what the HTTP server's router reads. */
 export function loaderPath(file: string): string {
   return `/loaders/${file}`;
 }
@@ -20,7 +23,7 @@ export function loaderPath(file: string): string {
 /** Where the initrd stage gets its session: `POST`, once per boot. */
 export const ENROL_PATH = '/enrol';
 
-/** The session's routes; each needs the token. */
+/** The session's routes, which initrd stage and agent put together from the boot's id; each needs the token. `:id` gives what the HTTP server's router reads. */
 export function sessionPath(bootId: string, route: 'config' | 'facts' | 'facts.env' | 'report'): string {
   return `/boots/${bootId}/${route}`;
 }
@@ -43,11 +46,12 @@ export function tftpPath(mac: Mac, file: string): string {
   return `${macDashes(mac)}/${file}`;
 }
 
-/** What a name in a request means; `file` is to be looked up as it is. A MAC may have dashes or colons, and PXELINUX's `01-` (Ethernet) before it. */
+/** What a name in a request means; `file` is to be looked up as it is. A MAC may have dashes (`${mac:hexhyp}` of iPXE), colons (`${mac}`, GRUB), neither (`${mac:hexraw}`), and PXELINUX's `01-` before it. */
 export function readTftpName(asked: string): { readonly mac?: Mac; readonly file: string } {
   const name = plainTftpName(asked);
-  const [, mac, file] = /^((?:01-)?[0-9a-f]{2}(?:-[0-9a-f]{2}){5}|[0-9a-f]{2}(?::[0-9a-f]{2}){5})\/([^/]+)$/i.exec(name) ?? [];
-  return mac === undefined ? { file: name } : { mac: parseMac(mac)!, file: file! };
+  const [, first, file] = /^([0-9a-f:-]+)\/([^/]+)$/i.exec(name) ?? [];
+  const mac = first === undefined ? undefined : parseMac(first);
+  return mac === undefined ? { file: name } : { mac, file: file! };
 }
 
 /** `/undionly.kpxe` and `./undionly.kpxe` mean `undionly.kpxe`: firmware and people write all three. */

@@ -1,5 +1,6 @@
 // What waits to be answered: nodes before strangers, bounded, the oldest goes first when it is full; and how often one machine may ask. Pure.
 import type { Mac } from '../addr.ts';
+import { createBudget } from '../budget.ts';
 
 export interface InboxLimits {
   /** Datagrams that wait, in each of the two lanes. */
@@ -47,30 +48,10 @@ interface Lane<T> {
 }
 
 export function createInbox<T>(limits: InboxLimits = INBOX_LIMITS): Inbox<T> {
-  const { capacity, maxAgeMs, perSecond, burst } = limits;
+  const { capacity, maxAgeMs, perSecond, burst, machines } = limits;
   const counters: InboxCounters = { limited: 0, overrun: 0, stale: 0 };
   const lanes: readonly [nodes: Lane<T>, strangers: Lane<T>] = [{ slots: [], head: 0, length: 0 }, { slots: [], head: 0, length: 0 }];
-  const tokenMs = 1000 / perSecond;
-  const wholeMs = burst * tokenMs;
-  /**
-   * When the machine's budget is whole again, in milliseconds: one number is a whole token bucket. In two generations of which the older is dropped
-   * whole: after `wholeMs` it says nothing any more, and a map whose first entries are deleted one by one is slow until it is rebuilt.
-   */
-  let young = new Map<Mac, number>();
-  let old = young;
-  let youngSince = -Infinity;
-
-  function isOver(mac: Mac, at: number): boolean {
-    if (at - youngSince >= wholeMs || young.size >= limits.machines) {
-      old = young;
-      young = new Map();
-      youngSince = at;
-    }
-    const whole = Math.max(young.get(mac) ?? old.get(mac) ?? 0, at) + tokenMs;
-    if (whole > at + wholeMs) return true;
-    young.set(mac, whole);
-    return false;
-  }
+  const budget = createBudget<Mac>({ burst, perSecond, keys: machines });
 
   function shift(lane: Lane<T>): Waiting<T> {
     const first = lane.slots[lane.head]!;
@@ -83,7 +64,7 @@ export function createInbox<T>(limits: InboxLimits = INBOX_LIMITS): Inbox<T> {
   return {
     counters,
     put(item, mac, known, at) {
-      if (isOver(mac, at)) {
+      if (!budget.take(mac, at)) {
         counters.limited++;
         return false;
       }

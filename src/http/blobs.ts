@@ -11,18 +11,19 @@ import { lineOf } from '../errors.ts';
 import type { Log } from '../log.ts';
 import type { VerifiedBlob, VerifiedBlobs } from '../store/verified.ts';
 import { BLOCK, createBlockCache, type BlockReader } from './block-cache.ts';
-import { createCoverage } from './coverage.ts';
+import { createPartsBook, type PartsBook } from './coverage.ts';
 import { remoteIp4 } from './peer.ts';
+import { canPour, pourInto } from './poured.ts';
 import { refusalLine, refuse } from './refusal.ts';
 
 export interface BlobRoutesParts {
   readonly blobs: VerifiedBlobs;
   readonly booter: Pick<Booter, 'ask' | 'seen' | 'release'>;
+  /** Told of parts of kernels and initrds; default: a book of these routes' own. */
+  readonly sent?: PartsBook['sent'];
   readonly log: Log;
   /** What blocks in memory may take, in bytes: this thread's share of `http.cacheBytes`. */
-  readonly cacheBytes?: number;
-  /** A client that takes nothing for this long is gone, in milliseconds. */
-  readonly stalledMs?: number;
+  readonly cacheBytes: number;
 }
 
 /** First and last byte, both included. */
@@ -33,17 +34,14 @@ export interface ByteRange {
 
 /** From this size on a blob is an image, and needs a slot: what is smaller is through before a queue would have moved. */
 export const IMAGE_BYTES = 16 * 1024 * 1024;
-export const DEFAULT_CACHE_BYTES = 256 * 1024 * 1024;
-const STALLED_MS = 30_000;
+/** What Node writes of a connection whose socket is full, where the rest goes without a copy. */
+const WAITING_PIECE = 64 * 1024;
 /** What a connection reads for itself when each block of the cache is being written from: few bytes, for there may be thousands. */
 const OWN_PIECE = 128 * 1024;
-/** Kernels and initrds that boots are in the middle of. */
-const MOST_PARTIAL = 4096;
 
 /** `GET|HEAD /blobs/sha256/:hex[?boot=<id>]`; a fastify plugin. Refusals are one line of text. */
-export async function blobRoutes(app: FastifyInstance, { blobs, booter, log, cacheBytes = DEFAULT_CACHE_BYTES, stalledMs = STALLED_MS }: BlobRoutesParts): Promise<void> {
+export async function blobRoutes(app: FastifyInstance, { blobs, booter, sent: noteSent = createPartsBook(booter).sent, log, cacheBytes }: BlobRoutesParts): Promise<void> {
   const cache = createBlockCache(cacheBytes);
-  const sentOf = createCoverage(MOST_PARTIAL);
 
   app.route<{ Params: { hex: string }; Querystring: { boot?: unknown } }>({
     method: ['GET', 'HEAD'],
@@ -71,16 +69,20 @@ export async function blobRoutes(app: FastifyInstance, { blobs, booter, log, cac
         if (!blob) return refuse(reply, 404, 'BLOB_UNKNOWN', 'no such blob');
         verifyRest(blobs, digest!, answer.bootSet);
         const reader = cache.read(blob);
+        const stage = bootId !== undefined && answer.boot?.id === bootId ? stageOf(blob.digest, answer.bootSet) : undefined;
+        /** How far the response is: the bytes that were given to its connection. */
+        const given = { first: 0, last: -1 };
+        const note = async (range: ByteRange | undefined, isCut: boolean): Promise<void> => {
+          if (stage && range && (range.last >= range.first || !isCut)) await noteSent(bootId!, { stage, digest: blob.digest, size: blob.size, ...range, isCut, durationMs: Math.round(performance.now() - startedAt) });
+        };
         try {
-          const sent = await send(blob, reader, request, reply, stalledMs);
+          const sent = await send(blob, reader, request, reply, given);
           if (sent && endsImage(sent, blob.size)) how = 'whole';
-          const stage = sent && bootId !== undefined && answer.boot?.id === bootId ? stageOf(blob.digest, answer.bootSet) : undefined;
-          if (stage && sentOf.add(`${bootId} ${blob.digest}`, sent!.first, sent!.last, blob.size)) {
-            await booter.seen(bootId!, stage, { bytes: blob.size, durationMs: Math.round(performance.now() - startedAt) });
-          }
+          await note(sent, false);
         } catch (error) {
           // The head is out: all that is left is to cut the connection, so that the client sees a short body and asks for the rest.
           how = 'cut';
+          await note(given, true);
           // Only our own fault is a warning; a stranger that comes and goes must not fill the log.
           const level = !(error instanceof Gone) ? 'warn' : answer.node ? 'info' : 'debug';
           log[level]({ ...about(answer), digest, why: lineOf(error) }, 'blob not sent whole');
@@ -112,7 +114,7 @@ function verifyRest(blobs: VerifiedBlobs, digest: Digest, bootSet: BootSet | und
 }
 
 /** Writes the whole response; the bytes of the blob that went to the kernel, undefined when there were to be none. */
-async function send(blob: VerifiedBlob, reader: BlockReader, request: FastifyRequest, reply: FastifyReply, stalledMs: number): Promise<ByteRange | undefined> {
+async function send(blob: VerifiedBlob, reader: BlockReader, request: FastifyRequest, reply: FastifyReply, given: { first: number; last: number }): Promise<ByteRange | undefined> {
   const { headers, method } = request;
   const etag = etagOf(blob.digest);
   const response = reply.hijack().raw;
@@ -142,15 +144,14 @@ async function send(blob: VerifiedBlob, reader: BlockReader, request: FastifyReq
     response.end();
     return undefined;
   }
-  await sendBytes(blob, reader, range, response, stalledMs);
+  await sendBytes(blob, reader, range, response, Object.assign(given, { first: range.first }));
   return range;
 }
 
-/** Rejects when the client goes away, stalls, or the file is no longer what was verified. */
-async function sendBytes(blob: VerifiedBlob, reader: BlockReader, { first, last }: ByteRange, response: ServerResponse, stalledMs: number): Promise<void> {
+/** Rejects when the client goes away or the file is no longer what was verified. */
+async function sendBytes(blob: VerifiedBlob, reader: BlockReader, { first, last }: ByteRange, response: ServerResponse, given: { last: number }): Promise<void> {
   await turnOf(response);
   const write = writerOf(response);
-  response.setTimeout(stalledMs, () => response.destroy());
   let own: Buffer | undefined;
   for (let at = first; at <= last; ) {
     const index = Math.floor(at / BLOCK);
@@ -158,10 +159,18 @@ async function sendBytes(blob: VerifiedBlob, reader: BlockReader, { first, last 
     if (block) {
       try {
         const start = index * BLOCK;
-        if (last >= start + BLOCK) reader.ahead(index + 1);
-        // One piece of a connection is under way at a time: the kernel's buffer keeps the line busy meanwhile.
-        await write(block.bytes.subarray(at - start, last + 1 - start));
-        at = Math.min(start + BLOCK, last + 1);
+        const end = Math.min(start + BLOCK, last + 1);
+        if (end <= last) reader.ahead(index + 1);
+        // The head goes out with the first bytes, and only Node can tell when a full socket has room again: it writes a piece then.
+        const isFull = at === first || (at += pourInto(response.socket, block, { from: at - start, to: end - start, more: end <= last })) < end;
+        if (isFull) {
+          // One piece of a connection is under way at a time: the kernel's buffer keeps the line busy meanwhile.
+          const piece = canPour(response.socket, block) ? Math.min(end, at + WAITING_PIECE) : end;
+          given.last = piece - 1;
+          await write(block.bytes.subarray(at - start, piece - start));
+          at = piece;
+        }
+        given.last = at - 1;
       } finally {
         block.release();
       }
@@ -169,6 +178,7 @@ async function sendBytes(blob: VerifiedBlob, reader: BlockReader, { first, last 
       own ??= Buffer.allocUnsafeSlow(OWN_PIECE);
       const length = Math.min(OWN_PIECE, last + 1 - at, (index + 1) * BLOCK - at);
       await blob.read(own, length, at);
+      given.last = at + length - 1;
       await write(own.subarray(0, length));
       at += length;
     }

@@ -1,12 +1,15 @@
-// Blocks of blobs in memory, for many downloads at once: a fixed number of 1 MiB slots that connections write from without a copy.
+// Blocks of blobs in memory, for many downloads at once: a fixed number of slots that connections write from without a copy.
+import { allocatePages, SLOT, type Slot as PageSlot } from '../net/pages.ts';
 import type { VerifiedBlob } from '../store/verified.ts';
 
-/** TRAPS 3: slices of this size of a shared buffer are the cheapest way from Node into a socket (measured). */
-export const BLOCK = 1024 * 1024;
+/** Bytes. */
+export const BLOCK = SLOT;
 
 /** A block that stays as it is until it is given back. */
 export interface LentBlock {
   readonly bytes: Buffer;
+  /** Where they lie in memory, for who lends them to the kernel; undefined without koffi. What was lent stays as it is after `release`, too. */
+  readonly address: number | undefined;
   /** Exactly once, when the kernel has the bytes. */
   release(): void;
 }
@@ -29,7 +32,7 @@ export interface BlockCache {
 }
 
 interface Slot {
-  readonly buffer: Buffer;
+  readonly page: PageSlot;
   digest: string;
   index: number;
   length: number;
@@ -55,6 +58,7 @@ const SAMPLE = 16;
  */
 export function createBlockCache(bytes: number): BlockCache {
   const capacity = Math.floor(bytes / BLOCK);
+  const pages = allocatePages(capacity);
   const slots: Slot[] = [];
   const byBlock = new Map<string, Slot>();
   const readers = new Map<string, Set<Reader>>();
@@ -87,12 +91,14 @@ export function createBlockCache(bytes: number): BlockCache {
 
   function freeSlot(): Slot | undefined {
     if (slots.length < capacity) {
-      const slot: Slot = { buffer: Buffer.allocUnsafeSlow(BLOCK), digest: '', index: 0, length: 0, users: 0, usedAt: 0, loading: undefined };
+      const slot: Slot = { page: pages.slots[slots.length]!, digest: '', index: 0, length: 0, users: 0, usedAt: 0, loading: undefined };
       slots.push(slot);
       return slot;
     }
     const slot = victim();
-    if (slot) byBlock.delete(keyOf(slot.digest, slot.index));
+    if (!slot) return undefined;
+    byBlock.delete(keyOf(slot.digest, slot.index));
+    slot.page.renew();
     return slot;
   }
 
@@ -103,7 +109,7 @@ export function createBlockCache(bytes: number): BlockCache {
     Object.assign(slot, { digest: blob.digest, index, length: Math.min(BLOCK, blob.size - at), usedAt: ++clock });
     const key = keyOf(blob.digest, index);
     byBlock.set(key, slot);
-    slot.loading = blob.read(slot.buffer, slot.length, at).then(
+    slot.loading = blob.read(slot.page.bytes, slot.length, at).then(
       () => void (slot.loading = undefined),
       (error: unknown) => {
         slot.loading = undefined;
@@ -149,7 +155,7 @@ export function createBlockCache(bytes: number): BlockCache {
               if (known) continue;
               throw error;
             }
-            return { bytes: slot.buffer.subarray(0, slot.length), release: () => void (slot.users -= 1) };
+            return { bytes: slot.page.bytes.subarray(0, slot.length), address: slot.page.address, release: () => void (slot.users -= 1) };
           }
         },
         ahead(index) {

@@ -3,7 +3,7 @@
 /** Responses by the class of their status, and why connections were cut: a closed set. */
 export const STATUS_CLASSES = ['2xx', '3xx', '4xx', '5xx'] as const;
 /**
- * slow: no complete request in time. stalled: the peer took no byte of a response. crowded: too many of one peer, or requests of one connection. full: too many in all.
+ * slow: no complete request in time. stalled: the peer took no byte of a response. crowded: too many of one peer, or requests of one connection. full: gave its place to another one, or found none that did.
  * malformed: what came is no HTTP, or no TLS.
  */
 export const CUTS = ['slow', 'stalled', 'crowded', 'full', 'malformed'] as const;

@@ -12,14 +12,18 @@ import type { HttpFigures } from '../metrics.ts';
 import { libc } from '../net/libc.ts';
 import { openListeningSocket } from '../net/listening-socket.ts';
 import type { Repos } from '../postboot/repos.ts';
-import type { OnRotten } from '../store/verified.ts';
+import type { OnRotten } from '../store/quarantine.ts';
+import { createVerdicts, type Verdicts } from '../store/verdicts.ts';
+import { createChildren } from '../threads/children.ts';
 import { threadCount } from '../threads/count.ts';
 import { threadEntry } from '../threads/entry.ts';
+import { keepAlive } from '../threads/life.ts';
 import { expose, fromCrossing } from '../threads/rpc.ts';
 import { createCounters, CUTS, STATUS_CLASSES, sumOf } from './counters.ts';
+import { createPartsBook } from './coverage.ts';
 import { LIMITS, type HttpLimits, type TlsOptions } from './listener.ts';
 import { portUnavailable } from './server.ts';
-import { BOOTER_METHODS, type FromThread, type ThreadData, type ThreadListener, type ToThread } from './thread-messages.ts';
+import { FRONT_CALLS, type FromThread, type ThreadData, type ThreadListener, type ToThread } from './thread-messages.ts';
 
 export interface FrontParts {
   readonly listen: readonly Ip4[];
@@ -31,12 +35,14 @@ export interface FrontParts {
   readonly limits?: Partial<HttpLimits>;
   readonly stateDir: string;
   /** Of all threads together. */
-  readonly cacheBytes?: number;
+  readonly cacheBytes: number;
   readonly publicBase?: string;
   readonly booter: Booter;
   readonly loaders: Loaders;
   readonly repos: Pick<Repos, 'dir' | 'environment' | 'status'>;
   readonly onRotten: OnRotten;
+  /** What is known of blobs, for all threads; default: nothing yet. */
+  readonly verdicts?: Verdicts;
   readonly log: Log;
 }
 
@@ -50,9 +56,6 @@ export interface Front {
   stop(): Promise<void>;
 }
 
-/** A thread that died before it ran this long waits twice as long as the last time. */
-const SETTLED_MS = 60_000;
-const PAUSE_MS = { first: 100, longest: 30_000 } as const;
 const STOP_MS = 5_000;
 /** upload-pack processes at a time, of all threads. */
 const GIT_CHILDREN = 16;
@@ -60,23 +63,25 @@ const WHY = 'an HTTP thread ended, another one takes its place';
 
 /** Resolves when all threads listen. PORT_UNAVAILABLE as AppError, and then nothing is left. */
 export async function startFront(parts: FrontParts): Promise<Front> {
-  const { log, loaders, repos } = parts;
+  const { log, loaders, repos, verdicts = createVerdicts() } = parts;
   const booter = inOrder(parts.booter);
+  const book = createPartsBook(booter);
   const count = libc() ? (parts.threads ?? threadCount()) : 1;
   const ticketKeys = randomBytes(48);
   let tls: TlsOptions | undefined = parts.tls && { cert: parts.tls.cert, key: parts.tls.key, ticketKeys };
   const listeners = openListeners(parts);
   const counters = Array.from({ length: count }, () => createCounters());
+  const children = counters.map(() => createChildren());
   const workers: (Worker | undefined)[] = new Array<undefined>(count).fill(undefined);
   const write = lineWriter(log);
   const aborter = new AbortController();
   let restarts = 0;
 
-  /** Runs one thread; `listening` rejects when it cannot, `ended` resolves when it is no more, with the reason. */
+  /** Runs one thread; `listening` rejects when it cannot, `ended` resolves when nothing of it is left, with the reason, and rejects when none can be had. */
   function run(index: number): { readonly listening: Promise<void>; readonly ended: Promise<unknown> } {
     const { port1, port2 } = new MessageChannel();
     const held = ticketHolder(booter);
-    expose(port1, held.booter, BOOTER_METHODS, log);
+    expose(port1, { ...held.booter, ...book }, FRONT_CALLS, log);
     const data: ThreadData = {
       logLevel: log.level,
       booter: port2,
@@ -85,18 +90,29 @@ export async function startFront(parts: FrontParts): Promise<Front> {
       ...(tls ? { tls } : {}),
       limits: { ...LIMITS, connections: mostConnections(count), ...parts.limits },
       stateDir: parts.stateDir,
-      ...(parts.cacheBytes === undefined ? {} : { cacheBytes: Math.floor(parts.cacheBytes / count) }),
+      cacheBytes: Math.floor(parts.cacheBytes / count),
       ...(parts.publicBase === undefined ? {} : { publicBase: parts.publicBase }),
+      verdicts: verdicts.all(),
+      children: children[index]!.shared,
       gitLimits: { children: Math.ceil(GIT_CHILDREN / count) },
       loaders: loaders.names.map((name) => ({ name, digest: loaders.digests[name]!, bytes: loaders.get(name)! })),
       repos: { dirs: Object.fromEntries(repos.status().flatMap(({ name }) => (repos.dir(name) === undefined ? [] : [[name, repos.dir(name)!]]))), environment: { ...repos.environment() } },
     };
-    const worker = new Worker(threadEntry(import.meta.url, './thread.js'), { name: `http-${index}`, workerData: data, transferList: [port2] });
+    let worker: Worker;
+    try {
+      worker = new Worker(threadEntry(import.meta.url, './thread.js'), { name: `http-${index}`, workerData: data, transferList: [port2] });
+    } catch (error) {
+      port1.close();
+      const never = Promise.reject(error);
+      never.catch(() => undefined);
+      return { listening: never, ended: never };
+    }
     workers[index] = worker;
     let why: unknown;
     const listening = new Promise<void>((resolve, reject) => {
       worker.on('message', (message: FromThread) => {
         if (message.kind === 'log') write(message.line);
+        else if (message.kind === 'verdict') verdicts.note(message.verdict);
         else if (message.kind === 'rotten') parts.onRotten(message.digest, message.why, message.movedTo);
         else if (message.kind === 'listening') resolve();
         else if (message.kind === 'failed') {
@@ -114,46 +130,31 @@ export async function startFront(parts: FrontParts): Promise<Front> {
         port1.close();
         counters[index]!.forgetConnections();
         held.releaseAll();
-        resolve(why ?? new Error(`exit code ${code}`));
+        void children[index]!.end().then(() => resolve(why ?? new Error(`exit code ${code}`)));
       });
     });
     return { listening, ended };
   }
 
-  /** Resolves when the thread is no more, with the reason; also when none can be had just now (file numbers, threads of this user): the daemon goes on. */
-  const oneLife = async (index: number): Promise<unknown> => {
-    try {
-      return await run(index).ended;
-    } catch (error) {
-      return error;
-    }
-  };
-
-  /** One thread after the other for ever. The first one's failure to listen is the caller's. */
-  async function keepRunning(index: number, first: ReturnType<typeof run>): Promise<void> {
-    let pause: number = PAUSE_MS.first;
-    let startedAt = performance.now();
-    for (let { ended } = first; ; ended = oneLife(index)) {
-      const why = await ended;
-      if (aborter.signal.aborted) return;
-      pause = performance.now() - startedAt > SETTLED_MS ? PAUSE_MS.first : Math.min(pause * 2, PAUSE_MS.longest);
-      restarts++;
-      log.error({ err: why, thread: index, againInMs: pause }, WHY);
-      await sleep(pause, undefined, { signal: aborter.signal }).catch(() => undefined);
-      if (aborter.signal.aborted) return;
-      startedAt = performance.now();
-    }
-  }
-
   async function stop(): Promise<void> {
     aborter.abort();
     await Promise.all(workers.map((worker) => worker && endThread(worker)));
-    await Promise.all(running);
+    await running;
     for (const { fd } of listeners) if (fd !== undefined) closeSync(fd);
   }
 
+  verdicts.onNote((verdict) => {
+    for (const worker of workers) worker?.postMessage({ kind: 'verdict', verdict } satisfies ToThread);
+  });
   const started = counters.map((_, index) => run(index));
-  const running = started.map((thread, index) => keepRunning(index, thread));
+  const running = Promise.all(
+    started.map(({ ended }, index) =>
+      keepAlive(ended, async () => run(index).ended, aborter.signal, (why, againInMs) => {
+        restarts++;
+        log.error({ err: why, thread: index, againInMs }, WHY);
+      }),
+    ),
+  );
   try {
     await Promise.all(started.map(({ listening }) => listening));
   } catch (error) {

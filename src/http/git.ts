@@ -17,6 +17,8 @@ export interface GitRoutesOptions {
   readonly booter: Pick<Booter, 'ask'>;
   readonly log: Pick<Logger, 'warn'>;
   readonly limits?: Partial<GitLimits>;
+  /** Told of each upload-pack, which leads a process group; what it answers is called when that is over. */
+  readonly noteChild?: (pid: number) => () => void;
 }
 
 export interface GitLimits {
@@ -104,6 +106,7 @@ export async function gitRoutes(app: FastifyInstance, options: GitRoutesOptions)
     let complaint = '';
     let bytes = 0;
     children.add(child);
+    if (child.pid !== undefined && options.noteChild) child.once('exit', options.noteChild(child.pid));
     const timer = setTimeout(() => end(child), limits.childMs).unref();
     const gone = () => end(child);
     socket.once('close', gone);

@@ -4,7 +4,7 @@ import { parseMac } from '../addr.ts';
 import { renderTrouble, scriptFor } from '../boot/ipxe.ts';
 import { isReportable, renderConfig, type Report } from '../boot/session.ts';
 import type { Stage, StageDetail } from '../boot/timeline.ts';
-import { ENROL_PATH } from '../boot/urls.ts';
+import { ENROL_PATH, SCRIPT_ROUTE, sessionPath } from '../boot/urls.ts';
 import type { Booter, Session } from '../booter.ts';
 import type { Log } from '../log.ts';
 import { factsAsEnvironment, factsOf } from '../postboot/facts.ts';
@@ -20,7 +20,7 @@ export async function machineRoutes(app: FastifyInstance, { booter, log, publicB
   app.removeAllContentTypeParsers();
   app.addContentTypeParser('*', { parseAs: 'buffer', bodyLimit: REPORT_BODY_LIMIT }, (_request, body, done) => done(null, body));
 
-  app.get<{ Params: { mac: string } }>('/script/:mac', async (request, reply) => {
+  app.get<{ Params: { mac: string } }>(SCRIPT_ROUTE, async (request, reply) => {
     const mac = parseMac(request.params.mac);
     if (!mac) return refuse(reply, 404, 'NODE_UNKNOWN', 'this is not a MAC address');
     const ip = remoteIp4(request);
@@ -53,26 +53,26 @@ export async function machineRoutes(app: FastifyInstance, { booter, log, publicB
     return session;
   };
 
-  app.get('/boots/:id/config', async (request, reply) => {
+  app.get(sessionPath(':id', 'config'), async (request, reply) => {
     const session = await inSession(request, reply);
     if (!session) return reply;
     if (request.method === 'GET') reply.raw.once('finish', () => void booter.seen(session.boot.id, 'config'));
     return sendText(reply, 200, renderConfig(session.boot, session.bootSet, session.node, publicBase));
   });
 
-  app.get('/boots/:id/facts', async (request, reply) => {
+  app.get(sessionPath(':id', 'facts'), async (request, reply) => {
     const session = await inSession(request, reply);
     if (!session) return reply;
     return reply.type('application/json').send(`${JSON.stringify(factsOf(session.boot, session.bootSet, session.node, baseUrlOf(request)), null, 2)}\n`);
   });
 
-  app.get('/boots/:id/facts.env', async (request, reply) => {
+  app.get(sessionPath(':id', 'facts.env'), async (request, reply) => {
     const session = await inSession(request, reply);
     if (!session) return reply;
     return sendText(reply, 200, factsAsEnvironment(factsOf(session.boot, session.bootSet, session.node, baseUrlOf(request))));
   });
 
-  app.post('/boots/:id/report', async (request, reply) => {
+  app.post(sessionPath(':id', 'report'), async (request, reply) => {
     const session = await inSession(request, reply);
     if (!session) return reply;
     const report = readReport(request.query as Record<string, unknown>, request.body);

@@ -3,12 +3,15 @@ import type { MessagePort } from 'node:worker_threads';
 import type { Ip4 } from '../addr.ts';
 import type { Booter } from '../booter.ts';
 import type { Digest } from '../digest.ts';
+import type { Verdict } from '../store/verdicts.ts';
 import type { CrossingError } from '../threads/rpc.ts';
+import type { PartsBook } from './coverage.ts';
 import type { GitLimits } from './git.ts';
 import type { HttpLimits, TlsOptions } from './listener.ts';
 
-/** What of the Booter the routes call. */
-export const BOOTER_METHODS = ['ask', 'seen', 'enrol', 'session', 'report', 'release'] as const satisfies readonly (keyof Booter)[];
+/** What the routes call in the main thread. */
+export type FrontCalls = Booter & PartsBook;
+export const FRONT_CALLS = ['ask', 'seen', 'sent', 'enrol', 'session', 'report', 'release'] as const satisfies readonly (keyof FrontCalls)[];
 
 export interface ThreadListener {
   readonly host: Ip4;
@@ -27,18 +30,24 @@ export interface ThreadData {
   readonly tls?: TlsOptions;
   readonly limits: HttpLimits;
   readonly stateDir: string;
+  /** What is known of blobs so far; news come as messages. */
+  readonly verdicts: readonly Verdict[];
+  /** Where the thread notes the programs that it starts. */
+  readonly children: SharedArrayBuffer;
   /** This thread's share. */
-  readonly cacheBytes?: number;
+  readonly cacheBytes: number;
   readonly publicBase?: string;
   readonly gitLimits: Partial<GitLimits>;
   readonly loaders: readonly { readonly name: string; readonly digest: Digest; readonly bytes: Uint8Array }[];
   readonly repos: { readonly dirs: Readonly<Record<string, string>>; readonly environment: Readonly<Record<string, string | undefined>> };
 }
 
-export type ToThread = { readonly kind: 'stop' } | { readonly kind: 'tls'; readonly options: TlsOptions };
+/** `verdict`: on a blob's file, of whoever read it. */
+export type ToThread = { readonly kind: 'stop' } | { readonly kind: 'tls'; readonly options: TlsOptions } | { readonly kind: 'verdict'; readonly verdict: Verdict };
 
 export type FromThread =
   | { readonly kind: 'listening' | 'stopped' }
   | { readonly kind: 'failed'; readonly error: CrossingError | undefined; readonly text: string }
   | { readonly kind: 'log'; readonly line: string }
+  | { readonly kind: 'verdict'; readonly verdict: Verdict }
   | { readonly kind: 'rotten'; readonly digest: Digest; readonly why: string; readonly movedTo?: string };

@@ -5,36 +5,42 @@ import type { Loaders } from '../loaders.ts';
 import { createLog } from '../log.ts';
 import { BACKLOG, duplicate } from '../net/listening-socket.ts';
 import type { Repos } from '../postboot/repos.ts';
+import { createVerdicts } from '../store/verdicts.ts';
 import { createVerifiedBlobs } from '../store/verified.ts';
+import { createChildren } from '../threads/children.ts';
 import { remote, toCrossing } from '../threads/rpc.ts';
 import { blobRoutes } from './blobs.ts';
 import { createCounters } from './counters.ts';
+import type { PartsBook } from './coverage.ts';
 import { gitRoutes } from './git.ts';
 import { createListeners, type TlsServer } from './listener.ts';
 import { loaderRoutes } from './loaders.ts';
 import { machineRoutes } from './machines.ts';
 import { createHttp, portUnavailable } from './server.ts';
-import { BOOTER_METHODS, type FromThread, type ThreadData, type ToThread } from './thread-messages.ts';
+import { FRONT_CALLS, type FrontCalls, type FromThread, type ThreadData, type ToThread } from './thread-messages.ts';
 
 async function run(data: ThreadData, main: MessagePort): Promise<void> {
   const say = (message: FromThread): void => main.postMessage(message);
   const log = createLog(data.logLevel, { write: (line: string) => say({ kind: 'log', line }) });
-  const afar = remote<Booter, (typeof BOOTER_METHODS)[number]>(data.booter, BOOTER_METHODS, { always: ['release'] });
-  // Nobody waits for it, so it must not reject: a boot must not die of its record.
-  const booter: Booter = { ...afar, seen: (...args) => afar.seen(...args).catch((error: unknown) => log.error({ err: error, boot: args[0], stage: args[1] }, 'stage not recorded')), leased: async () => undefined };
+  const afar = remote<FrontCalls, (typeof FRONT_CALLS)[number]>(data.booter, FRONT_CALLS, { always: ['release', 'seen', 'sent'] });
+  // Nobody waits for these, so they must not reject: a boot must not die of its record.
+  const unrecorded = (boot: string, stage: string) => (error: unknown) => log.error({ err: error, boot, stage }, 'stage not recorded');
+  const booter: Booter = { ...afar, seen: (...args) => afar.seen(...args).catch(unrecorded(args[0], args[1])), leased: async () => undefined };
+  const sent: PartsBook['sent'] = (bootId, part) => afar.sent(bootId, part).catch(unrecorded(bootId, part.stage));
   // As Buffers, which fastify sends as they are, whatever memory they lie on; shared memory that is no Buffer it does not know.
   const loaders = new Map(data.loaders.map(({ name, bytes }) => [name, Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)]));
   const asLoaders: Loaders = { names: [...loaders.keys()], digests: Object.fromEntries(data.loaders.map(({ name, digest }) => [name, digest])), get: (name) => loaders.get(name) };
   const { dirs, environment } = data.repos;
   const repos: Pick<Repos, 'dir' | 'environment'> = { dir: (name) => (Object.hasOwn(dirs, name) ? dirs[name] : undefined), environment: () => environment };
-  const blobs = createVerifiedBlobs({ stateDir: data.stateDir, onRotten: (digest, why, movedTo) => say({ kind: 'rotten', digest, why, ...(movedTo === undefined ? {} : { movedTo }) }) });
+  const verdicts = createVerdicts(data.verdicts);
+  verdicts.onNote((verdict) => say({ kind: 'verdict', verdict }));
+  const blobs = createVerifiedBlobs({ stateDir: data.stateDir, verdicts, onRotten: (digest, why, movedTo) => say({ kind: 'rotten', digest, why, ...(movedTo === undefined ? {} : { movedTo }) }) });
 
   const app = await createHttp('machines', log, async (routes) => {
     await routes.register(machineRoutes, { booter, log, ...(data.publicBase === undefined ? {} : { publicBase: data.publicBase }) });
-    // Its own watch, which by HTTPS sees whole writes only, is for a listener without limits.
-    await routes.register(blobRoutes, { blobs, booter, log, stalledMs: 4 * data.limits.stalledMs, ...(data.cacheBytes === undefined ? {} : { cacheBytes: data.cacheBytes }) });
+    await routes.register(blobRoutes, { blobs, booter, sent, log, cacheBytes: data.cacheBytes });
     await routes.register(loaderRoutes, { loaders: asLoaders, booter });
-    await routes.register(gitRoutes, { repos, booter, log, limits: data.gitLimits });
+    await routes.register(gitRoutes, { repos, booter, log, limits: data.gitLimits, noteChild: createChildren(data.children).note });
   });
   await app.ready();
 
@@ -51,6 +57,7 @@ async function run(data: ThreadData, main: MessagePort): Promise<void> {
   }
 
   main.on('message', (message: ToThread) => {
+    if (message.kind === 'verdict') return verdicts.learn(message.verdict);
     if (message.kind === 'tls') {
       try {
         for (const server of withTls) server.setSecureContext({ cert: message.options.cert, key: message.options.key });

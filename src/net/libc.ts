@@ -29,6 +29,14 @@ export interface Libc {
   epoll_create1(flags: number): number;
   epoll_ctl(epoll: number, operation: number, fd: number, event: Uint8Array | null): number;
   epoll_wait(epoll: number, events: Uint8Array, most: number, timeoutMs: number): number;
+  /** `status` null: nobody wants to know. 0: it has not ended. */
+  waitpid(pid: number, status: null, options: number): number;
+  /** `ends` gets two int32: where to read, where to write. */
+  pipe2(ends: Uint8Array, flags: number): number;
+  /** `pieces` are struct iovec. */
+  vmsplice(pipe: number, pieces: Uint8Array, count: number, flags: number): number;
+  splice(from: number, fromOffset: null, to: number, toOffset: null, length: number, flags: number): number;
+  madvise(memory: Uint8Array, length: number, advice: number): number;
   /** 1: done; `address` gets 4 or 16 bytes. */
   inet_pton(family: number, text: string, address: Uint8Array): number;
   /** Where a buffer lies in memory; it must not come out of Buffer's pool. */
@@ -87,6 +95,12 @@ function load(): Libc | undefined {
       epoll_create1: call('epoll_create1', 'int epoll_create1(int)'),
       epoll_ctl: call('epoll_ctl', 'int epoll_ctl(int, int, int, const void *)'),
       epoll_wait: call('epoll_wait', 'int epoll_wait(int, void *, int, int)'),
+      waitpid: call('waitpid', 'int waitpid(int, void *, int)'),
+      pipe2: call('pipe2', 'int pipe2(void *, int)'),
+      // What these move fits 32 bits: the pipe has 1 MiB.
+      vmsplice: call('vmsplice', 'int vmsplice(int, const void *, size_t, unsigned int)'),
+      splice: call('splice', 'int splice(int, void *, int, void *, size_t, unsigned int)'),
+      madvise: call('madvise', 'int madvise(void *, size_t, int)'),
       inet_pton: call('inet_pton', 'int inet_pton(int, const char *, void *)'),
       addressOf: (buffer) => BigInt(koffi.address(buffer)),
       failure: () => getSystemErrorName(-koffi.errno()),

@@ -2,7 +2,7 @@
 import type { Ip4, Mac } from '../addr.ts';
 import type { BootSet } from '../boot/profile.ts';
 import type { Machine } from '../boot/request.ts';
-import type { Boot, Stage, StageDetail, StageName } from '../boot/timeline.ts';
+import { gotKernel, type Boot, type Stage, type StageDetail, type StageName } from '../boot/timeline.ts';
 import { canonicalJson, digestOfValue, type Digest } from '../digest.ts';
 import { AppError } from '../errors.ts';
 import type { Database } from './db.ts';
@@ -33,8 +33,8 @@ export interface NodeHistory {
 
 export interface BootStore {
   /**
-   * Starts a boot. An open boot of the same node ends as failed in the same transaction, `why` naming the new one; it counts as a failure
-   * if its boot set was fixed: a machine that never got past DHCP, or a DISCOVER that somebody forged, is no failure of what it boots.
+   * Starts a boot. An open boot of the same node ends in the same transaction, `why` naming the new one: as failed, which counts, if it had got a
+   * kernel; else as unfinished, which does not.
    */
   start(boot: NewBoot): Promise<Boot>;
   /** Boots come without their stages' tails, but for `withTails`: every request reads its boot, and tails can be megabytes. */
@@ -174,18 +174,17 @@ export function createBootStore(db: Database): BootStore {
     return boot;
   };
 
-  function end(row: BootRow, state: 'ready' | 'failed', at: number, why: string | undefined, counts = true): void {
+  function end(row: BootRow, state: 'ready' | 'failed' | 'unfinished', at: number, why: string | undefined): void {
     close.run({ id: row.id, state, at, why: why ?? null });
-    if (state === 'failed' && counts) noteFailed.run(row.node, at);
-    else if (state === 'failed') return;
-    else noteReady.run({ node: row.node, bootSet: row.boot_set });
+    if (state === 'failed') noteFailed.run(row.node, at);
+    if (state === 'ready') noteReady.run({ node: row.node, bootSet: row.boot_set });
   }
 
   return {
     start: (boot) =>
       db.write(() => {
         const before = openOf.get(boot.node);
-        if (before) end(before, 'failed', boot.startedAt, `the machine started over: boot ${boot.id}`, before.boot_set !== null);
+        if (before) end(before, gotKernel(toBoot(before, stagesOf.all(before.id))) ? 'failed' : 'unfinished', boot.startedAt, `the machine started over: boot ${boot.id}`);
         insert.run(boot);
         return must(boot.id);
       }),

@@ -1,13 +1,13 @@
 // Blobs as they are served: an opened file whose bytes were proved to be the digest's, watched for change at each read; wrong ones go to quarantine.
 import { createHash } from 'node:crypto';
-import { fstatSync, linkSync, lstatSync, mkdirSync, renameSync, unlinkSync, type BigIntStats } from 'node:fs';
+import { fstatSync, type BigIntStats } from 'node:fs';
 import { constants, lstat, open, type FileHandle } from 'node:fs/promises';
-import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { BlobRef } from '../boot/profile.ts';
-import { hexOf, type Digest } from '../digest.ts';
-import { lineOf } from '../errors.ts';
+import type { Digest } from '../digest.ts';
 import { blobFile, unlessMissing } from './blobs.ts';
+import { isAt, quarantine, unreadable, type OnRotten } from './quarantine.ts';
+import { createVerdicts, identityOf, type Verdicts } from './verdicts.ts';
 
 export interface VerifiedBlob {
   readonly digest: Digest;
@@ -15,7 +15,8 @@ export interface VerifiedBlob {
   readonly size: number;
   /**
    * Fills the first `length` bytes of the buffer from byte `at` on. What it gave is the digest's content; it rejects when the file was changed or
-   * cut since it was verified. A file that lost its name or was replaced by another one is still whole.
+   * cut since it was verified, was found rotten by somebody else, or the disk cannot read it: then it goes to quarantine. A file that lost its name
+   * or was replaced by another one is still whole.
    */
   read(buffer: Uint8Array, length: number, at: number): Promise<void>;
   /** Once; no read may be under way. */
@@ -25,9 +26,9 @@ export interface VerifiedBlob {
 export interface VerifiedBlobs {
   /** Not verified: only whether there is one, and how large it is. */
   stat(digest: Digest): Promise<BlobRef | undefined>;
-  /** The blob, verified: the first time it takes as long as reading it. undefined when there is none or its content is wrong. */
+  /** The blob, verified: the first time it takes as long as reading it. undefined when there is none, its content is wrong or cannot be read. */
   open(digest: Digest): Promise<VerifiedBlob | undefined>;
-  /** Reads the whole file again at this rate, whatever is known of it; a wrong one goes to quarantine. */
+  /** Reads the whole file again at this rate, whatever is known of it; a wrong one, or one that cannot be read, goes to quarantine. */
   scrub(digest: Digest, pace: Pace): Promise<'good' | 'rotten' | 'gone' | 'changing' | 'stopped'>;
 }
 
@@ -37,9 +38,6 @@ export interface Pace {
   readonly onRead?: (bytes: number) => void;
 }
 
-/** `movedTo`: where the file lies now; absent when it could not be moved, and then it is refused where it is. */
-export type OnRotten = (digest: Digest, why: string, movedTo?: string) => void;
-
 /** An open file, shared by all who read it. */
 interface SharedFile {
   readonly handle: FileHandle;
@@ -47,14 +45,26 @@ interface SharedFile {
   identity: string;
   users: number;
   checking?: Promise<boolean>;
+  /** It is not what it was: nothing more is read from it. */
+  refused: boolean;
 }
 
-interface Verdict {
+interface Judged {
   readonly good: boolean;
   readonly identity: string;
   readonly size: number;
-  readonly why?: string;
 }
+
+export interface VerifiedParts {
+  readonly stateDir: string;
+  readonly onRotten: OnRotten;
+  /** What is known already, also by others; default: nothing. */
+  readonly verdicts?: Verdicts;
+}
+
+/** The identity of a file of which nothing is known. */
+const LOST = 'unreadable';
+const FLAGS = constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK;
 
 /** Hashed between two turns of the event loop: 0.8 ms at 1.2 GB/s (measured). */
 const PIECE = 1024 * 1024;
@@ -66,14 +76,17 @@ const SCRUB_PIECE = 256 * 1024;
  */
 const SETTLED_MS = 25;
 
-/** Needs no right to write, unless something is rotten. What was verified is known for as long as this object lives. */
-export function createVerifiedBlobs({ stateDir, onRotten }: { readonly stateDir: string; readonly onRotten: OnRotten }): VerifiedBlobs {
-  /** What the hash of a file said, by digest: the newest file alone counts. */
-  const judged = new Map<Digest, { readonly identity: string; readonly good: boolean }>();
+/** Needs no right to write, unless something is rotten. */
+export function createVerifiedBlobs({ stateDir, onRotten, verdicts = createVerdicts() }: VerifiedParts): VerifiedBlobs {
   const files = new Map<string, SharedFile>();
   const opening = new Map<Digest, Promise<SharedFile | undefined>>();
 
   const keyOf = (digest: Digest, identity: string): string => `${digest} ${identity}`;
+
+  function isWrong(digest: Digest, identity: string): boolean {
+    const known = verdicts.of(digest);
+    return known?.identity === identity && !known.good;
+  }
 
   function release(digest: Digest, file: SharedFile): void {
     if (--file.users > 0) return;
@@ -81,35 +94,57 @@ export function createVerifiedBlobs({ stateDir, onRotten }: { readonly stateDir:
     void file.handle.close().catch(() => undefined);
   }
 
-  /** Whether the open file holds the digest's bytes, and by what it is known then. `why` is set when that is news. */
-  async function judge(digest: Digest, handle: FileHandle): Promise<Verdict> {
+  /** Whether the open file holds the digest's bytes, and by what it is known then. */
+  async function judge(digest: Digest, handle: FileHandle): Promise<Judged> {
     await settle(handle);
     const stat = await handle.stat({ bigint: true });
     const identity = identityOf(stat);
-    const known = judged.get(digest);
     const file = { identity, size: Number(stat.size) };
+    const known = verdicts.of(digest);
     if (known?.identity === identity) return { good: known.good, ...file };
-    const found = await digestOf(handle, PIECE);
-    // Changing at this moment: not good, and not for ever bad.
-    if (identityOf(await handle.stat({ bigint: true })) !== identity) return { good: false, ...file };
-    return found === digest ? { good: true, ...file } : { good: false, ...file, why: `its content has the digest ${found}` };
+    let why: string | undefined;
+    try {
+      const found = await digestOf(handle, PIECE);
+      // Changing at this moment: not good, and not for ever bad.
+      if (identityOf(await handle.stat({ bigint: true })) !== identity) return { good: false, ...file };
+      why = whyWrong(digest, found);
+    } catch (error) {
+      why = unreadable(error);
+    }
+    conclude(digest, stat, why);
+    return { good: why === undefined, ...file };
+  }
+
+  /** Writes down what a file is, and puts a wrong one away; not one that lost its name, of which nobody will ask again. */
+  function conclude(digest: Digest, stat: BigIntStats, why: string | undefined): void {
+    if (!isAt(blobFile(stateDir, digest), stat)) return;
+    const identity = identityOf(stat);
+    // Told already, and it could not be moved away.
+    if (why !== undefined && isWrong(digest, identity)) return;
+    verdicts.note({ digest, identity, good: why === undefined });
+    if (why !== undefined) quarantine(stateDir, digest, stat, why, onRotten);
+  }
+
+  /** Not even its inode can be read: there is nothing to move, nor to know it by. */
+  function lost(digest: Digest, error: unknown): undefined {
+    const why = unreadable(error);
+    if (verdicts.of(digest)?.identity === LOST) return;
+    verdicts.note({ digest, identity: LOST, good: false });
+    onRotten(digest, `${why}, so it cannot be moved away`);
   }
 
   async function openFile(digest: Digest): Promise<SharedFile | undefined> {
     // Non-blocking, or a FIFO of that name would hang a thread of the pool for ever.
-    const handle = await unlessMissing(open(blobFile(stateDir, digest), constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK));
+    const handle = await unlessMissing(open(blobFile(stateDir, digest), FLAGS));
     if (!handle) return undefined;
     let file: SharedFile | undefined;
     try {
-      const found = await handle.stat({ bigint: true });
-      if (!found.isFile()) return undefined;
-      const { good, identity, size, why } = await judge(digest, handle);
-      if (good || why !== undefined) judged.set(digest, { identity, good });
-      if (why !== undefined) quarantine(digest, found, why);
+      if (!(await handle.stat()).isFile()) return undefined;
+      const { good, identity, size } = await judge(digest, handle);
       if (!good) return undefined;
       const shared = files.get(keyOf(digest, identity));
       if (shared) return hold(digest, shared);
-      file = { handle, size, identity, users: 0 };
+      file = { handle, size, identity, users: 0, refused: false };
       files.set(keyOf(digest, identity), file);
       return hold(digest, file);
     } finally {
@@ -133,14 +168,12 @@ export function createVerifiedBlobs({ stateDir, onRotten }: { readonly stateDir:
       close: () => release(digest, file),
       async read(buffer, length, at) {
         for (let tries = 0; tries < 3; tries += 1) {
-          for (let done = 0; done < length; ) {
-            const { bytesRead } = await file.handle.read(buffer, done, length - done, at + done);
-            if (bytesRead === 0) throw new Error(`the blob's file ends at byte ${at + done}, before its size`);
-            done += bytesRead;
-          }
+          if (file.refused) throw new Error("the blob's file is not what it was when its sending began");
+          await fill(digest, file, buffer, length, at);
           // A write changes the times before it changes the first byte: with the same times, what was read is what was verified.
-          if (identityOf(fstatSync(file.handle.fd, { bigint: true })) === file.identity) return;
-          // It may have lost its name only, or have been touched.
+          const isSame = identityOf(fstatSync(file.handle.fd, { bigint: true })) === file.identity;
+          if (isSame && !isWrong(digest, file.identity)) return;
+          // It may have lost its name only, or have been touched; or another thread has found it wrong.
           if (!(await (file.checking ??= recheck(digest, file).finally(() => delete file.checking)))) throw new Error("the blob's file was changed while it was sent");
         }
         throw new Error("the blob's file keeps changing while it is sent");
@@ -148,51 +181,40 @@ export function createVerifiedBlobs({ stateDir, onRotten }: { readonly stateDir:
     };
   }
 
+  async function fill(digest: Digest, file: SharedFile, buffer: Uint8Array, length: number, at: number): Promise<void> {
+    for (let done = 0; done < length; ) {
+      const { bytesRead } = await file.handle.read(buffer, done, length - done, at + done).catch((error: unknown) => {
+        const why = unreadable(error);
+        file.refused = true;
+        files.delete(keyOf(digest, file.identity));
+        conclude(digest, fstatSync(file.handle.fd, { bigint: true }), why);
+        throw error;
+      });
+      if (bytesRead === 0) throw new Error(`the blob's file ends at byte ${at + done}, before its size`);
+      done += bytesRead;
+    }
+  }
+
   async function recheck(digest: Digest, file: SharedFile): Promise<boolean> {
     files.delete(keyOf(digest, file.identity));
     const { good, identity } = await judge(digest, file.handle);
+    file.refused = !good;
     if (!good) return false;
     file.identity = identity;
     files.set(keyOf(digest, identity), file);
     return true;
   }
 
-  /** Moves the file that `found` describes out of the way; not another one that took its name meanwhile. */
-  function quarantine(digest: Digest, found: BigIntStats, why: string): void {
-    const path = blobFile(stateDir, digest);
-    const dir = join(stateDir, 'blobs', 'quarantine');
-    const target = join(dir, `${hexOf(digest)}.${new Date().toISOString().replace(/[:.]/g, '')}`);
-    const isIt = (place: string): boolean => {
-      const now = lstatSync(place, { bigint: true, throwIfNoEntry: false });
-      return now?.ino === found.ino && now.dev === found.dev;
-    };
-    try {
-      if (!isIt(path)) return;
-      mkdirSync(dir, { recursive: true, mode: 0o750 });
-      renameSync(path, target);
-      if (isIt(target)) return onRotten(digest, why, target);
-      // Replaced between the two calls: back with the new one, unless there is a newer one still.
-      try {
-        linkSync(target, path);
-      } catch (error) {
-        if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
-      }
-      unlinkSync(target);
-    } catch (error) {
-      onRotten(digest, `${why}, and it cannot be moved away: ${lineOf(error)}`);
-    }
-  }
-
   return {
     async stat(digest) {
-      const found = await unlessMissing(lstat(blobFile(stateDir, digest)));
+      const found = await unlessMissing(lstat(blobFile(stateDir, digest))).catch((error: unknown) => lost(digest, error));
       return found?.isFile() ? { digest, size: found.size } : undefined;
     },
     async open(digest) {
-      const found = await unlessMissing(lstat(blobFile(stateDir, digest), { bigint: true }));
+      const found = await unlessMissing(lstat(blobFile(stateDir, digest), { bigint: true })).catch((error: unknown) => lost(digest, error));
       if (!found?.isFile()) return undefined;
       const shared = files.get(keyOf(digest, identityOf(found)));
-      if (shared) return lend(digest, shared);
+      if (shared && !shared.refused && !isWrong(digest, shared.identity)) return lend(digest, shared);
       let pending = opening.get(digest);
       if (!pending) {
         pending = openFile(digest).finally(() => opening.delete(digest));
@@ -202,18 +224,23 @@ export function createVerifiedBlobs({ stateDir, onRotten }: { readonly stateDir:
       return file && lend(digest, file);
     },
     async scrub(digest, pace) {
-      const handle = await unlessMissing(open(blobFile(stateDir, digest), constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK));
-      if (!handle) return 'gone';
+      const handle = await unlessMissing(open(blobFile(stateDir, digest), FLAGS)).catch((error: unknown) => lost(digest, error));
+      if (!handle) return verdicts.of(digest)?.identity === LOST ? 'rotten' : 'gone';
       try {
+        await settle(handle);
         const before = await handle.stat({ bigint: true });
         if (!before.isFile()) return 'gone';
-        const found = await digestOf(handle, SCRUB_PIECE, pace);
-        if (found === undefined) return 'stopped';
-        if (found === digest) return 'good';
-        if (identityOf(await handle.stat({ bigint: true })) !== identityOf(before)) return 'changing';
-        judged.delete(digest);
-        quarantine(digest, before, `its content has the digest ${found}`);
-        return 'rotten';
+        let why: string | undefined;
+        try {
+          const found = await digestOf(handle, SCRUB_PIECE, pace);
+          if (found === undefined) return 'stopped';
+          why = whyWrong(digest, found);
+        } catch (error) {
+          why = unreadable(error);
+        }
+        if (identityOf(await handle.stat({ bigint: true })) !== identityOf(before)) return why === undefined ? 'good' : 'changing';
+        conclude(digest, before, why);
+        return why === undefined ? 'good' : 'rotten';
       } finally {
         await handle.close();
       }
@@ -221,9 +248,8 @@ export function createVerifiedBlobs({ stateDir, onRotten }: { readonly stateDir:
   };
 }
 
-/** What changes whenever a file's content does. */
-function identityOf({ dev, ino, size, mtimeNs, ctimeNs }: BigIntStats): string {
-  return `${dev}:${ino}:${size}:${mtimeNs}:${ctimeNs}`;
+function whyWrong(digest: Digest, found: Digest | undefined): string | undefined {
+  return found === digest ? undefined : `its content has the digest ${found}`;
 }
 
 async function settle(handle: FileHandle): Promise<void> {

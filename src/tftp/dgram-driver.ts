@@ -2,6 +2,7 @@
 import { createSocket } from 'node:dgram';
 import { literal } from '../net/device-socket.ts';
 import { decodeTftp, TftpDecodeError } from './packet.ts';
+import type { Reading } from './pieces.ts';
 import { createRun, isError, layHead, NOT_YOURS, type Run, type TransferOrder, type TransferResult } from './runner.ts';
 import type { Slots } from './slots.ts';
 
@@ -10,6 +11,9 @@ export interface Driver {
   begin(slot: number, order: TransferOrder): void;
   askedAgain(slot: number): void;
   stop(slot: number, message?: string): void;
+  /** How a reading that onRead() asked for has ended. */
+  arrived(slot: number, piece: number): void;
+  unreadable(slot: number, why: string): void;
   /** Ends all with an ERROR 0; no begin() may follow. */
   close(message: string): void;
 }
@@ -18,11 +22,13 @@ export interface DriverParts {
   readonly slots: Slots;
   /** Called once for each begin(). */
   readonly onEnd: (slot: number, result: TransferResult) => void;
+  /** A piece of the file is to be laid into the transfer's ring. */
+  readonly onRead: (slot: number, reading: Reading) => void;
   /** Milliseconds on a clock that all threads share. */
   readonly now: () => number;
 }
 
-export function createDgramDriver({ slots, onEnd, now }: DriverParts): Driver {
+export function createDgramDriver({ slots, onEnd, onRead, now }: DriverParts): Driver {
   const running = new Map<number, Run>();
 
   function begin(slot: number, order: TransferOrder): void {
@@ -36,7 +42,8 @@ export function createDgramDriver({ slots, onEnd, now }: DriverParts): Driver {
         packet: send,
         blocks(first, count) {
           for (let block = first; block < first + count; block++) {
-            const data = bytes.subarray((block - 1) * run.terms.blockSize, block * run.terms.blockSize);
+            const place = run.placeOf(block);
+            const data = bytes.subarray(place, place + run.lengthOf(block));
             const datagram = Buffer.allocUnsafe(4 + data.length);
             layHead(datagram, 0, block);
             datagram.set(data, 4);
@@ -47,6 +54,7 @@ export function createDgramDriver({ slots, onEnd, now }: DriverParts): Driver {
           clearTimeout(timer);
           timer = setTimeout(() => run.timer(now()), Math.max(0, Math.ceil(ms - now())));
         },
+        read: (reading) => onRead(slot, reading),
         over(result) {
           clearTimeout(timer);
           running.delete(slot);
@@ -77,6 +85,8 @@ export function createDgramDriver({ slots, onEnd, now }: DriverParts): Driver {
     begin,
     askedAgain: (slot) => running.get(slot)?.askedAgain(now()),
     stop: (slot, message) => running.get(slot)?.stop(message),
+    arrived: (slot, piece) => running.get(slot)?.arrived(piece, now()),
+    unreadable: (slot, why) => running.get(slot)?.unreadable(why),
     close(message) {
       for (const run of [...running.values()]) run.stop(message);
     },

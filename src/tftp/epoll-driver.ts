@@ -42,7 +42,7 @@ const BELL = 0xffff_ffff;
 const LONGEST_DATAGRAM = 2_048;
 
 /** `epoll`: of openPoll(). `takeMail` takes what was posted to the thread; it is called when the bell has rung. */
-export function createEpollDriver({ c, epoll, bell, takeMail }: EpollParts, { slots, onEnd, now }: DriverParts): Driver {
+export function createEpollDriver({ c, epoll, bell, takeMail }: EpollParts, { slots, onEnd, onRead, now }: DriverParts): Driver {
   const poll = createPoll(c, epoll);
   poll.add(bell.fd, BELL);
   const running = new Map<number, Transfer>();
@@ -79,13 +79,12 @@ export function createEpollDriver({ c, epoll, bell, takeMail }: EpollParts, { sl
   }
 
   function sendBlocks(transfer: Transfer, first: number, count: number): void {
-    const { size, blockSize } = transfer.run.terms;
+    const { run } = transfer;
     for (let block = first; transfer.open && block < first + count; ) {
       const end = Math.min(first + count, block + transfer.burst);
       for (let each = block; each < end; each++) {
-        const start = (each - 1) * blockSize;
         layHead(gather.heads, (each - block) * HEAD, each);
-        gather.body(each - block, transfer.address + start, Math.min(blockSize, size - start));
+        gather.body(each - block, transfer.address + run.placeOf(each), run.lengthOf(each));
       }
       if (left(transfer, gather.send(transfer.fd, end - block, MSG_DONTWAIT))) block = end;
     }
@@ -109,6 +108,7 @@ export function createEpollDriver({ c, epoll, bell, takeMail }: EpollParts, { sl
           transfer.wakeAt = ms;
           if (ms < nearest) nearest = ms;
         },
+        read: (reading) => onRead(slot, reading),
         over(result) {
           running.delete(slot);
           transfer.open = false;
@@ -236,6 +236,8 @@ export function createEpollDriver({ c, epoll, bell, takeMail }: EpollParts, { sl
     },
     askedAgain: (slot) => running.get(slot)?.run.askedAgain(now()),
     stop: (slot, message) => running.get(slot)?.run.stop(message),
+    arrived: (slot, piece) => running.get(slot)?.run.arrived(piece, now()),
+    unreadable: (slot, why) => running.get(slot)?.run.unreadable(why),
     close(message) {
       for (const { run } of [...running.values()]) run.stop(message);
     },

@@ -1,22 +1,23 @@
-// Kernels and initrds in memory that threads share: loaded once, in one piece of memory that never grows; the least recently used go first.
+// Kernels and initrds as threads send them: loaded once into memory that they share, the least recently used go first; the largest are read piece by piece.
 import type { BlobRef } from '../boot/profile.ts';
 import { AppError } from '../errors.ts';
-import type { VerifiedBlobs } from '../store/verified.ts';
+import type { VerifiedBlob, VerifiedBlobs } from '../store/verified.ts';
+import { createRings, fileThroughRing, type FilePieces, type Ring } from './rings.ts';
 
-/** A kernel and the initrds of one or two images. What is larger than this takes minutes by TFTP anyway. */
+/** A kernel and the initrds of one or two images, each read from the disk once, however many ask. What is larger than this goes through a ring. */
 export const FILE_CACHE_BYTES = 64 * 1024 * 1024;
 
+/** No firmware verifies what comes by TFTP, so its bytes are those of their digests. */
 export interface HeldFile {
-  /** On a SharedArrayBuffer: nobody may write to them. No firmware verifies what comes by TFTP, so they are those of their digests. */
+  /** On a SharedArrayBuffer. All of the file: nobody may write to them. With `pieces`: this transfer's ring. */
   readonly bytes: Uint8Array;
+  readonly pieces?: FilePieces;
   /** When no thread reads the bytes any more: another file may be written over them from then on. A second call does nothing. */
   release(): void;
 }
 
 export interface FileCache {
-  /** Whether these blobs, one behind the other, can be held at all. */
-  fits(parts: readonly BlobRef[]): boolean;
-  /** Their bytes, one behind the other; undefined while other files that are being sent leave no room. BLOB_UNKNOWN when one is not there, or was rotten. */
+  /** These blobs, one behind the other; undefined while what is being sent leaves no room. BLOB_UNKNOWN when one is not there, or was rotten. */
   get(parts: readonly BlobRef[]): Promise<HeldFile | undefined>;
 }
 
@@ -41,6 +42,7 @@ interface File extends Place {
  */
 export function createFileCache(blobs: Pick<VerifiedBlobs, 'open'>, mostBytes: number = FILE_CACHE_BYTES): FileCache {
   const room = 2 * mostBytes;
+  const takeRing = createRings();
   let memory: SharedArrayBuffer | undefined;
   /** In the order of their last use. All that has a place is here. */
   const files = new Map<string, File>();
@@ -81,24 +83,43 @@ export function createFileCache(blobs: Pick<VerifiedBlobs, 'open'>, mostBytes: n
 
   async function load(bytes: Uint8Array, parts: readonly BlobRef[]): Promise<void> {
     let at = 0;
-    for (const { digest, size } of parts) {
-      const blob = await blobs.open(digest);
-      if (!blob || blob.size !== size) {
-        blob?.close();
-        throw new AppError('BLOB_UNKNOWN', `${digest}, which a boot set names, is not in the blob store, or was damaged`, 'build the image again');
-      }
+    for (const part of parts) {
+      const blob = await open(part);
       try {
-        await blob.read(bytes.subarray(at, at + size), size, 0);
+        await blob.read(bytes.subarray(at, at + part.size), part.size, 0);
       } finally {
         blob.close();
       }
-      at += size;
+      at += part.size;
     }
   }
 
+  async function open({ digest, size }: BlobRef): Promise<VerifiedBlob> {
+    const blob = await blobs.open(digest);
+    if (blob?.size === size) return blob;
+    blob?.close();
+    throw new AppError('BLOB_UNKNOWN', `${digest}, which a boot set names, is not in the blob store, or was damaged`, 'build the image again');
+  }
+
+  /** Open until it is released: a file that loses its name meanwhile is sent to its end. */
+  async function through(ring: Ring, parts: readonly BlobRef[]): Promise<HeldFile> {
+    const opened: VerifiedBlob[] = [];
+    try {
+      for (const part of parts) opened.push(await open(part));
+    } catch (error) {
+      opened.forEach((blob) => blob.close());
+      ring.giveBack();
+      throw error;
+    }
+    return fileThroughRing(ring, opened);
+  }
+
   return {
-    fits: (parts) => sizeOf(parts) <= mostBytes,
     async get(parts) {
+      if (sizeOf(parts) > mostBytes) {
+        const ring = takeRing();
+        return ring && through(ring, parts);
+      }
       const key = parts.map(({ digest }) => digest).join(' ');
       const file = files.get(key) ?? begin(key, parts);
       if (!file) return undefined;

@@ -8,10 +8,12 @@ import type { Answer, Booter } from '../booter.ts';
 import type { Loaders } from '../loaders.ts';
 import type { FileCache } from './file-cache.ts';
 import { TFTP_ERROR } from './packet.ts';
+import type { FilePieces } from './rings.ts';
 
 export interface TftpFile {
-  /** On a SharedArrayBuffer, except for scripts. */
+  /** On a SharedArrayBuffer, except for scripts. All of the file; with `pieces`: the ring that they pass through. */
   readonly bytes: Uint8Array;
+  readonly pieces?: FilePieces;
   /** The stage that is seen once the last byte was acknowledged; none when the file is not part of a boot. */
   readonly stage?: 'loader' | 'script' | 'kernel' | 'initrd';
   /** To be called when no thread reads the bytes any more; absent when they stay as they are for ever. */
@@ -64,11 +66,9 @@ export function bootFiles({ loaders, booter, cache, httpPort, publicBase }: Boot
     const { decision, bootSet, boot } = answer;
     if (decision.kind === 'hold') return refused(TFTP_ERROR.undefined, `not now: ${decision.why}`);
     if (decision.kind !== 'boot' || !bootSet) return notFound;
-    const parts = partsOf(bootSet, stage);
-    if (!cache.fits(parts)) return refused(TFTP_ERROR.undefined, `the ${stage} is too large for TFTP, fetch it by HTTP`);
-    const held = await cache.get(parts);
+    const held = await cache.get(partsOf(bootSet, stage));
     if (!held) return refused(TFTP_ERROR.undefined, 'server busy: other large files are being sent, ask again later');
-    return { file: { bytes: held.bytes, release: held.release, ...(boot ? { stage } : {}) }, answer };
+    return { file: { ...held, ...(boot ? { stage } : {}) }, answer };
   }
 
   return {

@@ -1,5 +1,6 @@
 // The threads that run transfers: hands each to the one with the fewest, keeps the books, and replaces a thread that dies.
 import { MessageChannel, receiveMessageOnPort, Worker, type MessagePort } from 'node:worker_threads';
+import { lineOf } from '../errors.ts';
 import type { Log } from '../log.ts';
 import { openPoll } from '../net/epoll.ts';
 import { libc, type Libc } from '../net/libc.ts';
@@ -8,6 +9,8 @@ import { createBell, type Bell } from '../threads/bell.ts';
 import { monotonicMs } from '../threads/clock.ts';
 import { threadCount } from '../threads/count.ts';
 import { threadEntry } from '../threads/entry.ts';
+import { keepAlive } from '../threads/life.ts';
+import type { Reading } from './pieces.ts';
 import type { TransferOrder, TransferResult } from './runner.ts';
 import { createSlots } from './slots.ts';
 import type { FromThread, ThreadParts, ToThread } from './thread.ts';
@@ -27,12 +30,18 @@ export interface RunningTransfer {
   stop(message?: string): void;
 }
 
+export interface TransferEvents {
+  /** Called once, never before run() returns. */
+  end(result: TransferResult): void;
+  /** Nobody reads `order.bytes` any more. Called once, not before end(), and after stop() not before the thread has let go. */
+  free?(): void;
+  /** For an order from a ring: lays the piece there. Not called after free(). A rejection ends the transfer. */
+  read?(reading: Reading): Promise<void>;
+}
+
 export interface TransferPool {
-  /**
-   * `onEnd` is called once, never before this returns. `order.bytes` is read by another thread, shared if it can be, else copied, until `onFree` is
-   * called, also once: not before `onEnd`, and after stop() not before the thread has let go.
-   */
-  run(order: TransferOrder, onEnd: (result: TransferResult) => void, onFree?: () => void): RunningTransfer;
+  /** `order.bytes` is read by another thread, shared if it can be, else copied. */
+  run(order: TransferOrder, on: TransferEvents): RunningTransfer;
   /** Calls `onEnd` of all that have ended by now, not only when the event loop comes to it. */
   settle(): void;
   counters(): PoolCounters;
@@ -49,14 +58,11 @@ export interface PoolCounters {
   readonly threadDeaths: number;
 }
 
-/** A thread that lived shorter than this is not started again before as much time has passed: a fault at its start must not eat a core. */
-const SHORT_LIFE_MS = 1_000;
 /** For a thread to say goodbye to its peers; then it is ended. */
 const GOODBYE_MS = 2_000;
 
 interface Transfer {
-  readonly onEnd: (result: TransferResult) => void;
-  readonly onFree: () => void;
+  readonly on: TransferEvents;
   readonly startedAt: number;
   /** Stopped by us: its end has been told, the slot is free when the thread has let go of it. */
   over: boolean;
@@ -69,9 +75,9 @@ export function createTransferPool(parts: { readonly log: Log; readonly most: nu
   const threads = Array.from({ length: count }, () => createThread(parts.log, parts.most, () => deaths++));
 
   return {
-    run(order, onEnd, onFree = () => {}) {
+    run(order, on) {
       const thread = threads.reduce((best, one) => (one.load() < best.load() ? one : best));
-      return thread.run({ ...order, bytes: shared(order.bytes) }, onEnd, onFree);
+      return thread.run({ ...order, bytes: shared(order.bytes) }, on);
     },
     settle: () => threads.forEach((thread) => thread.settle()),
     counters: () =>
@@ -92,40 +98,41 @@ function createThread(log: Log, most: number, onDeath: () => void) {
   const slots = createSlots({ count });
   const free = Array.from({ length: count }, (_, i) => count - 1 - i);
   const transfers = new Map<number, Transfer>();
-  let stopping = false;
+  const stopping = new AbortController();
+  /** Transfers that the last death ended. */
+  let lost = 0;
   let worker: Worker | undefined;
   let results: MessagePort | undefined;
   let ring = () => {};
-  let again: NodeJS.Timeout | undefined;
-  let gone = Promise.resolve();
 
-  const take = ({ slot, result }: FromThread) => end(slot, result);
+  const take = (message: FromThread) => (message.kind === 'end' ? end(message.slot, message.result) : read(message.slot, message.reading));
   const end = (slot: number, result: TransferResult) => {
     const transfer = transfers.get(slot);
     transfers.delete(slot);
     slots.reader(slot).clear();
     free.push(slot);
     if (!transfer) return;
-    if (!transfer.over) transfer.onEnd(result);
-    transfer.onFree();
+    if (!transfer.over) transfer.on.end(result);
+    transfer.on.free?.();
   };
+
+  function read(slot: number, reading: Reading): void {
+    const transfer = transfers.get(slot);
+    if (!transfer?.on.read || transfer.over) return;
+    // The slot may be another transfer's by then.
+    const tell = (message: ToThread) => void (transfers.get(slot) === transfer && post(message));
+    transfer.on.read(reading).then(
+      () => tell({ kind: 'arrived', slot, piece: reading.piece }),
+      (error: unknown) => tell({ kind: 'unreadable', slot, why: lineOf(error) }),
+    );
+  }
 
   function settle(): void {
     for (let mail = results && receiveMessageOnPort(results); mail; mail = results && receiveMessageOnPort(results)) take(mail.message as FromThread);
   }
 
-  /** Whatever keeps a thread from being started again (file numbers, threads of this user) must not end the daemon: it is tried again. */
-  function startAgain(): void {
-    try {
-      start();
-    } catch (error) {
-      log.error({ err: error }, 'tftp: no thread could be started');
-      again = setTimeout(startAgain, SHORT_LIFE_MS);
-    }
-  }
-
-  function start(): void {
-    const bornAt = monotonicMs();
+  /** One life of the thread: resolves, with what ended it, when nothing of it is left. */
+  function start(): Promise<unknown> {
     const c = hasWideMessages() ? libc() : undefined;
     const epoll = c && openSleep(c);
     const { port1, port2 } = new MessageChannel();
@@ -147,9 +154,10 @@ function createThread(log: Log, most: number, onDeath: () => void) {
     }
     worker = thread;
     ring = () => epoll?.bell.ring();
-    thread.on('error', (error) => log.error({ err: error }, 'tftp: a thread met a fault'));
-    gone = new Promise((resolve) => {
-      thread.on('exit', () => {
+    let why: unknown;
+    thread.on('error', (error) => (why = error));
+    return new Promise((resolve) => {
+      thread.on('exit', (code) => {
         worker = undefined;
         // Its file number may be another file's soon.
         ring = () => {};
@@ -160,18 +168,18 @@ function createThread(log: Log, most: number, onDeath: () => void) {
         for (const slot of transfers.keys()) for (const fd of slots.reader(slot).held()) c?.close(fd);
         if (c) c.close(epoll!.fd);
         epoll?.bell.close();
-        const lost = [...transfers];
-        for (const [slot, { startedAt }] of lost) end(slot, failed('its thread died', startedAt));
-        resolve();
-        if (stopping) return;
-        onDeath();
-        log.error({ transfers: lost.length }, 'tftp: a thread died');
-        const pause = monotonicMs() - bornAt < SHORT_LIFE_MS ? SHORT_LIFE_MS : 0;
-        again = setTimeout(startAgain, pause);
+        const ended = [...transfers];
+        for (const [slot, { startedAt }] of ended) end(slot, failed('its thread died', startedAt));
+        lost = ended.length;
+        resolve(why ?? new Error(`exit code ${code}`));
       });
     });
   }
-  start();
+  const over = keepAlive(start(), async () => start(), stopping.signal, (why, againInMs) => {
+    onDeath();
+    log.error({ err: why, transfers: lost, againInMs }, 'tftp: a thread died');
+    lost = 0;
+  });
 
   const post = (message: ToThread) => {
     worker?.postMessage(message);
@@ -184,17 +192,17 @@ function createThread(log: Log, most: number, onDeath: () => void) {
     load: () => (worker ? transfers.size : count),
     strays: slots.strays,
     settle,
-    run(order: TransferOrder, onEnd: (result: TransferResult) => void, onFree: () => void): RunningTransfer {
+    run(order: TransferOrder, on: TransferEvents): RunningTransfer {
       const slot = worker && free.pop();
       const startedAt = monotonicMs();
       if (slot === undefined) {
         setImmediate(() => {
-          onEnd(failed('no thread runs that could take it', startedAt));
-          onFree();
+          on.end(failed('no thread runs that could take it', startedAt));
+          on.free?.();
         });
         return { askedAgain() {}, heard: () => false, quietMs: () => 0, ageMs: () => 0, acked: () => 0, stop() {} };
       }
-      const transfer: Transfer = { onEnd, onFree, startedAt, over: false };
+      const transfer: Transfer = { on, startedAt, over: false };
       transfers.set(slot, transfer);
       slots.writer(slot).progress(startedAt, false, 0);
       post({ kind: 'begin', slot, order });
@@ -210,16 +218,15 @@ function createThread(log: Log, most: number, onDeath: () => void) {
           if (!mine()) return;
           transfer.over = true;
           post({ kind: 'stop', slot, ...(message === undefined ? {} : { message }) });
-          onEnd({ outcome: 'stopped', ...(message === undefined ? {} : { why: message }), durationMs: Math.round(monotonicMs() - startedAt), blockSize: 0, windowSize: 0, resent: 0 });
+          on.end({ outcome: 'stopped', ...(message === undefined ? {} : { why: message }), durationMs: Math.round(monotonicMs() - startedAt), blockSize: 0, windowSize: 0, resent: 0 });
         },
       };
     },
     async stop(message: string): Promise<void> {
-      stopping = true;
-      clearTimeout(again);
+      stopping.abort();
       post({ kind: 'close', message });
       const late = setTimeout(() => void worker?.terminate(), GOODBYE_MS);
-      await gone;
+      await over;
       clearTimeout(late);
     },
   };

@@ -1,8 +1,10 @@
 // The TFTP server: one listening socket per address; each read request asks the Booter and gets a transfer of its own.
 import type { RemoteInfo, Socket } from 'node:dgram';
 import type { Ip4, Ip6 } from '../addr.ts';
+import type { Node } from '../boot/node.ts';
 import { plainTftpName } from '../boot/urls.ts';
 import type { Answer, Booter } from '../booter.ts';
+import { createBudget } from '../budget.ts';
 import type { Log } from '../log.ts';
 import type { TftpFigures } from '../metrics.ts';
 import { monotonicMs } from '../threads/clock.ts';
@@ -12,6 +14,7 @@ import { createTransferPool, type RunningTransfer, type TransferPool } from './p
 import { whoYields } from './room.ts';
 import type { TransferResult } from './runner.ts';
 import type { PeerTerms, TftpListener, TftpSockets } from './sockets.ts';
+import { GIVE_UP_BEFORE_FIRST_ACK_MS } from './transfer.ts';
 
 export interface TftpServerParts {
   /** Closed by stop(). */
@@ -19,6 +22,8 @@ export interface TftpServerParts {
   readonly files: TftpFiles;
   readonly booter: Booter;
   readonly log: Log;
+  /** What the path to this node at this address carries in one block, in bytes; default: as much as its subnet. */
+  readonly blockSizeFor?: (node: Node, peer: Ip4 | Ip6) => number;
   /** Stopped by stop(). Default: one of its own. */
   readonly pool?: TransferPool;
   /** For tests; default LIMITS. */
@@ -30,6 +35,11 @@ export interface TftpLimits {
   readonly transfers: number;
   readonly perIp: number;
   readonly ip6: number;
+  /**
+   * Of one address, in the 5 s after which a transfer without an ACK is over: requests that are answered and never acknowledged, whatever they ask for and
+   * on whatever port; and ERRORs, which nobody acknowledges. More are met with silence: its address may be forged.
+   */
+  readonly unanswered: number;
   /** How long the Booter and the disk may take until a file is there to be sent, in milliseconds. */
   readonly openMs: number;
   /** A transfer younger than this is not called slow, in milliseconds. */
@@ -48,9 +58,11 @@ export const MOST_TRANSFERS = 1024;
 export const MOST_TRANSFERS_PER_IP = 64;
 /** A peer that asks anew on the same port after this long without an ACK has begun again: a reset machine, or its last ACK was lost. */
 const BEGAN_AGAIN_MS = 1_000;
-export const LIMITS: TftpLimits = { transfers: MOST_TRANSFERS, perIp: MOST_TRANSFERS_PER_IP, ip6: 256, openMs: 20_000, slowAfterMs: 5_000 };
+export const LIMITS: TftpLimits = { transfers: MOST_TRANSFERS, perIp: MOST_TRANSFERS_PER_IP, ip6: 256, unanswered: MOST_TRANSFERS_PER_IP, openMs: 20_000, slowAfterMs: 5_000 };
 /** All slots are taken, and none could be freed: so long nobody looks again, or a flood would have every request read all of them. */
 const LOOK_AGAIN_MS = 20;
+/** Addresses whose forged requests are counted: whoever forges more of them sends each but a few packets. */
+const ADDRESSES = 32_768;
 
 interface Entry {
   /** The request as it came, to tell a duplicate from another request. */
@@ -70,10 +82,16 @@ export function createTftpServer(parts: TftpServerParts): TftpServer {
   const perIp = new Map<Ip4 | Ip6, number>();
   let ip6Entries = 0;
   let lookedAt = -Infinity;
+  const lately = { burst: limits.unanswered, perSecond: (limits.unanswered * 1000) / GIVE_UP_BEFORE_FIRST_ACK_MS, keys: ADDRESSES };
+  /** Of each address: requests answered and not acknowledged (yet), and ERRORs. */
+  const unheard = createBudget<Ip4 | Ip6>(lately);
+  const errors = createBudget<Ip4 | Ip6>(lately);
   const counts = { requests: 0, complete: 0, aborted: 0, failed: 0, refused: 0, busy: 0, stopped: 0, duplicates: 0, malformed: 0, outside: 0, faults: 0, resent: 0, bytes: 0 };
 
-  const refuse = (socket: Socket, peer: RemoteInfo, refusal: TftpRefusal) =>
+  const refuse = (socket: Socket, peer: RemoteInfo, refusal: TftpRefusal) => {
+    if (!errors.take(peer.address, monotonicMs())) return;
     socket.send(encodeTftp({ kind: 'error', code: refusal.code, message: refusal.message }), peer.port, peer.address, () => {});
+  };
 
   const fault = (error: unknown) => {
     counts.faults++;
@@ -126,9 +144,15 @@ export function createTftpServer(parts: TftpServerParts): TftpServer {
       const limit = mine >= limits.perIp ? `${mine} transfers run to this address` : `${entries.size} transfers are running`;
       return void refuse(socket, peer, { code: TFTP_ERROR.undefined, message: `server busy: ${limit}, ask again later` });
     }
+    if (!mayOpen(peer.address)) {
+      counts.busy++;
+      // No ERROR: a client ends at one, and this may be one whose address somebody else forges. It asks again.
+      log.debug({ ip: peer.address, file: request.file.slice(0, 200) }, 'tftp: too many requests of this address were not acknowledged');
+      return;
+    }
     const entry: Entry = { datagram, ip6 };
     entries.set(key, entry);
-    perIp.set(peer.address, mine + 1);
+    perIp.set(peer.address, (perIp.get(peer.address) ?? 0) + 1);
     if (ip6) ip6Entries++;
     const release = () => {
       if (entries.get(key) === entry) entries.delete(key);
@@ -141,6 +165,7 @@ export function createTftpServer(parts: TftpServerParts): TftpServer {
       (opened) => {
         if ('refusal' in opened || stopped) {
           release();
+          unheard.giveBack(peer.address);
           if (!('refusal' in opened)) {
             opened.file.release?.();
             return void counts.stopped++;
@@ -149,21 +174,29 @@ export function createTftpServer(parts: TftpServerParts): TftpServer {
           log.debug({ ip: peer.address, file: request.file.slice(0, 200), error: opened.refusal.message }, 'tftp: refused');
           return void refuse(socket, peer, opened.refusal);
         }
-        const order = { local, peer: { address: peer.address, port: peer.port }, bytes: opened.file.bytes, options: request.options, maxBlockSize: terms.blockSize };
-        const onEnd = (result: TransferResult) => {
+        const { bytes, pieces, release: free } = opened.file;
+        const { node } = opened.answer;
+        const maxBlockSize = Math.min(terms.blockSize, (node && parts.blockSizeFor?.(node, peer.address)) ?? Infinity);
+        const order = { local, peer: { address: peer.address, port: peer.port }, bytes, ...(pieces ? { ringOf: pieces.size } : {}), options: request.options, maxBlockSize };
+        const end = (result: TransferResult) => {
           release();
+          if (result.outcome === 'complete' || result.outcome === 'aborted') unheard.giveBack(peer.address);
           record(request, peer.address, opened, result);
         };
-        entry.run = pool.run(order, onEnd, opened.file.release);
+        entry.run = pool.run(order, { end, ...(free ? { free } : {}), ...(pieces ? { read: pieces.read } : {}) });
       },
       (error: unknown) => {
         release();
+        unheard.giveBack(peer.address);
         counts.failed++;
         fault(error);
         refuse(socket, peer, { code: TFTP_ERROR.undefined, message: 'the server is at fault, see its log' });
       },
     ).catch(fault);
   }
+
+  /** What has ended in its thread may be given back only now. */
+  const mayOpen = (ip: Ip4 | Ip6) => unheard.take(ip, monotonicMs()) || (pool.settle(), unheard.take(ip, monotonicMs()));
 
   const isFull = (ip6: boolean) => entries.size >= limits.transfers || (ip6 && ip6Entries >= limits.ip6);
 
@@ -198,13 +231,14 @@ export function createTftpServer(parts: TftpServerParts): TftpServer {
     counts[result.outcome]++;
     counts.resent += result.resent;
     const { durationMs, blockSize, windowSize, resent, why } = result;
-    const fields = { ip, node: answer.node?.name, boot: answer.boot?.id, file: request.file.slice(0, 200), bytes: file.bytes.length, durationMs, blockSize, windowSize, resent, why };
+    const bytes = file.pieces?.size ?? file.bytes.length;
+    const fields = { ip, node: answer.node?.name, boot: answer.boot?.id, file: request.file.slice(0, 200), bytes, durationMs, blockSize, windowSize, resent, why };
     if (result.outcome === 'failed') log.warn(fields, 'tftp: transfer failed');
     if (result.outcome !== 'complete') return;
-    counts.bytes += file.bytes.length;
+    counts.bytes += bytes;
     log.info(fields, 'tftp: file sent');
     if (answer.boot && file.stage) {
-      parts.booter.seen(answer.boot.id, file.stage, { message: plainTftpName(request.file), bytes: file.bytes.length, durationMs }).catch(fault);
+      parts.booter.seen(answer.boot.id, file.stage, { message: plainTftpName(request.file), bytes, durationMs }).catch(fault);
     }
   }
 

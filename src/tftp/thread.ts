@@ -5,6 +5,7 @@ import { listenToBell, type BellRope } from '../threads/bell.ts';
 import { monotonicMs } from '../threads/clock.ts';
 import { createDgramDriver, type Driver, type DriverParts } from './dgram-driver.ts';
 import { createEpollDriver } from './epoll-driver.ts';
+import type { Reading } from './pieces.ts';
 import type { TransferOrder, TransferResult } from './runner.ts';
 import { createSlots } from './slots.ts';
 
@@ -21,19 +22,27 @@ export type ToThread =
   | { readonly kind: 'begin'; readonly slot: number; readonly order: TransferOrder }
   | { readonly kind: 'asked-again'; readonly slot: number }
   | { readonly kind: 'stop'; readonly slot: number; readonly message?: string }
+  /** A reading that the transfer asked for is done, or cannot be. */
+  | { readonly kind: 'arrived'; readonly slot: number; readonly piece: number }
+  | { readonly kind: 'unreadable'; readonly slot: number; readonly why: string }
   /** The last one: all transfers end, and then the thread. */
   | { readonly kind: 'close'; readonly message: string };
 
-export interface FromThread {
-  readonly slot: number;
-  readonly result: TransferResult;
-}
+export type FromThread =
+  | { readonly kind: 'end'; readonly slot: number; readonly result: TransferResult }
+  | { readonly kind: 'read'; readonly slot: number; readonly reading: Reading };
 
 if (!parentPort) throw new Error('thread.ts is the program of a worker thread');
 const port = parentPort;
 const { slots, results, epoll } = workerData as ThreadParts;
 
-const parts: DriverParts = { slots: createSlots({ memory: slots }), onEnd: (slot, result) => results.postMessage({ slot, result } satisfies FromThread), now: monotonicMs };
+const tell = (message: FromThread) => results.postMessage(message);
+const parts: DriverParts = {
+  slots: createSlots({ memory: slots }),
+  onEnd: (slot, result) => tell({ kind: 'end', slot, result }),
+  onRead: (slot, reading) => tell({ kind: 'read', slot, reading }),
+  now: monotonicMs,
+};
 const driver = createDriver();
 port.on('message', take);
 
@@ -54,6 +63,10 @@ function take(message: ToThread): void {
       return driver.askedAgain(message.slot);
     case 'stop':
       return driver.stop(message.slot, message.message);
+    case 'arrived':
+      return driver.arrived(message.slot, message.piece);
+    case 'unreadable':
+      return driver.unreadable(message.slot, message.why);
     case 'close':
       driver.close(message.message);
       // Nothing else keeps it alive once its sockets are closed.

@@ -2,6 +2,8 @@
 import type { MessagePort } from 'node:worker_threads';
 import { AppError, type ErrorCode } from '../errors.ts';
 import type { Log } from '../log.ts';
+import { createQueue } from './queue.ts';
+import { createTurns } from './turns.ts';
 
 /** The names of T's methods that answer by a promise; only those can be called from afar. Arguments and answers must survive a structured clone. */
 export type AsyncMethods<T> = { [Name in keyof T]: T[Name] extends (...args: never[]) => Promise<unknown> ? Name : never }[keyof T] & string;
@@ -17,12 +19,29 @@ interface Call {
   readonly id: number;
   readonly method: string;
   readonly args: readonly unknown[];
+  /** Waits for no turn. */
+  readonly atOnce: boolean;
 }
 
 type Outcome = { readonly id: number; readonly value: unknown } | { readonly id: number; readonly error: CrossingError };
 
-/** Calls in flight of one port. Whoever is behind by more than this is helped by none of the next. */
+/** Calls that wait for an answer or for their turn, of one port. Whoever is behind by more than this is helped by none of the next. */
 const MOST_CALLS = 10_000;
+/** Of these, so many are with the other side at a time: what it has read it has in memory, and it reads all that has come before it does anything else. */
+const MOST_POSTED = 64;
+
+/**
+ * All ports have one loop, and so one measure. Measured with two threads that call 5,000 times at once, 0.1 ms each, on two busy cores: 6,401 of them were answered
+ * in one turn of the loop, 922 ms, and 20 are with this.
+ */
+const inTurn = createTurns();
+
+export interface RemoteLimits<Name extends string> {
+  readonly mostCalls?: number;
+  readonly mostPosted?: number;
+  /** Are posted and answered at once, whatever waits, and never refused: they give back what others took, or tell what is over. */
+  readonly always?: readonly Name[];
+}
 
 export function toCrossing(error: unknown): CrossingError | undefined {
   return error instanceof AppError ? { code: error.code, message: error.message, ...(error.hint === undefined ? {} : { hint: error.hint }) } : undefined;
@@ -32,7 +51,7 @@ export function fromCrossing({ code, message, hint }: CrossingError): AppError {
   return new AppError(code, message, hint);
 }
 
-/** Answers calls of these methods until the port closes. What goes wrong other than by an AppError is logged here, whole. */
+/** Answers calls of these methods until the port closes, in turns of the event loop. What goes wrong other than by an AppError is logged here, whole. */
 export function expose<T extends object, Name extends AsyncMethods<T>>(port: MessagePort, object: T, methods: readonly Name[], log: Pick<Log, 'error'>): void {
   const answer = async ({ id, method, args }: Call): Promise<void> => {
     let outcome: Outcome;
@@ -46,40 +65,71 @@ export function expose<T extends object, Name extends AsyncMethods<T>>(port: Mes
       port.postMessage({ id, error: crossing ?? { code: 'BUG', message: 'rackseed failed to answer; its log says more' } } satisfies Outcome);
     }
   };
-  port.on('message', (call: Call) => void answer(call));
+  port.on('message', (call: Call) => (call.atOnce ? void answer(call) : inTurn(() => void answer(call))));
+}
+
+interface Pending {
+  readonly method: string;
+  readonly args: readonly unknown[];
+  resolve(value: unknown): void;
+  reject(error: unknown): void;
 }
 
 /**
- * The exposed methods. They reject with the AppError of the other side; with BUSY when too many calls wait, but for those of `always`, which give back what
- * others took; with BUG when arguments cannot be cloned or the other side has gone, calls in flight included.
+ * The exposed methods. Calls are posted in their order, those of `always` before all that wait; arguments are cloned when they are posted, so nobody may change
+ * them after the call. They reject with the AppError of the other side; with BUSY when too many wait; with BUG when arguments cannot be cloned or the other side
+ * has gone, calls that wait included.
  */
-export function remote<T extends object, Name extends AsyncMethods<T>>(port: MessagePort, methods: readonly Name[], { mostCalls = MOST_CALLS, always = [] }: { readonly mostCalls?: number; readonly always?: readonly Name[] } = {}): Pick<T, Name> {
-  const waiting = new Map<number, { resolve(value: unknown): void; reject(error: unknown): void }>();
+export function remote<T extends object, Name extends AsyncMethods<T>>(port: MessagePort, methods: readonly Name[], { mostCalls = MOST_CALLS, mostPosted = MOST_POSTED, always = [] }: RemoteLimits<Name> = {}): Pick<T, Name> {
+  const posted = new Map<number, Pending & { readonly atOnce: boolean }>();
+  const queue = createQueue<Pending>();
+  /** Of those that are posted, the ones that are not `always`. */
+  let paced = 0;
   let lastId = 0;
   let closed = false;
   const gone = () => new AppError('BUG', 'the thread that answers has gone');
+
+  /** False when it cannot be posted, and has been told so. */
+  function post(call: Pending, atOnce: boolean): boolean {
+    const id = ++lastId;
+    try {
+      port.postMessage({ id, method: call.method, args: call.args, atOnce } satisfies Call);
+    } catch (error) {
+      call.reject(new AppError('BUG', `the arguments of ${call.method} cannot go to another thread`, undefined, error));
+      return false;
+    }
+    posted.set(id, { ...call, atOnce });
+    return true;
+  }
+
+  function postNext(): void {
+    while (paced < mostPosted && queue.size() > 0) if (post(queue.take(), false)) paced++;
+  }
+
   port.on('message', (outcome: Outcome) => {
-    const call = waiting.get(outcome.id);
-    waiting.delete(outcome.id);
-    if ('error' in outcome) call?.reject(fromCrossing(outcome.error));
-    else call?.resolve(outcome.value);
+    const call = posted.get(outcome.id);
+    if (!call) return;
+    posted.delete(outcome.id);
+    if (!call.atOnce) paced--;
+    if ('error' in outcome) call.reject(fromCrossing(outcome.error));
+    else call.resolve(outcome.value);
+    postNext();
   });
   port.once('close', () => {
     closed = true;
-    for (const call of waiting.values()) call.reject(gone());
-    waiting.clear();
+    for (const call of posted.values()) call.reject(gone());
+    posted.clear();
+    while (queue.size() > 0) queue.take().reject(gone());
   });
+
   const call = (method: Name) => (...args: readonly unknown[]) =>
     new Promise((resolve, reject) => {
+      const pending: Pending = { method, args, resolve, reject };
       if (closed) return reject(gone());
-      if (waiting.size >= mostCalls && !always.includes(method)) return reject(new AppError('BUSY', 'too many calls wait for an answer of the main thread'));
-      const id = ++lastId;
-      try {
-        port.postMessage({ id, method, args } satisfies Call);
-      } catch (error) {
-        return reject(new AppError('BUG', `the arguments of ${method} cannot go to another thread`, undefined, error));
-      }
-      waiting.set(id, { resolve, reject });
+      if (always.includes(method)) return void post(pending, true);
+      if (paced + queue.size() >= mostCalls) return reject(new AppError('BUSY', 'too many calls wait for an answer of the main thread'));
+      queue.put(pending);
+      postNext();
     });
   return Object.fromEntries(methods.map((method) => [method, call(method)])) as unknown as Pick<T, Name>;
 }

@@ -83,6 +83,12 @@ function dhcpWords(): string[] {
   return [...new Set(lines.filter((msg) => /^dhcp: (offer|ack|nak|proxy|boot server)/.test(msg)))];
 }
 
+/** What the daemon's log says of files that went by TFTP. */
+function sentByTftp(): { file: string; blockSize: number; windowSize: number }[] {
+  const lines = readFileSync(lab.daemon.log, 'utf8').trimEnd().split('\n').map((line) => JSON.parse(line) as { msg: string; file: string; blockSize: number; windowSize: number });
+  return lines.filter(({ msg }) => msg === 'tftp: file sent').map(({ file, blockSize, windowSize }) => ({ file, blockSize, windowSize }));
+}
+
 describe('proxy mode beside dnsmasq: the address is dnsmasq\'s, the boot is ours', () => {
   // The shipped defaults: mode proxy, serve known.
   const settings = { dhcp: { interfaces: [LAB_BRIDGE] }, ipOf: () => undefined };
@@ -106,9 +112,9 @@ describe('proxy mode beside dnsmasq: the address is dnsmasq\'s, the boot is ours
 
   // From the script on it is the same boot: the kernel is started by iPXE.
   test.each([
-    ['PXE', { http: false, chain: 'uefi-rom-proxy', words: ['dhcp: proxy offer', 'dhcp: boot server answer'] }],
-    ['HTTP Boot', { http: true, chain: 'uefi-http-proxy', words: ['dhcp: proxy offer'] }],
-  ] as const)('%s of EDK2 loads snponly.efi, which comes back for its script', async (_what, { http, chain, words }) => {
+    ['PXE', { http: false, chain: 'uefi-rom-proxy', words: ['dhcp: proxy offer', 'dhcp: boot server answer'], byTftp: [{ file: 'snponly.efi', blockSize: 1468, windowSize: 4 }] }],
+    ['HTTP Boot', { http: true, chain: 'uefi-http-proxy', words: ['dhcp: proxy offer'], byTftp: [] }],
+  ] as const)('%s of EDK2 loads snponly.efi, which comes back for its script', async (_what, { http, chain, words, byTftp }) => {
     await start(settings);
     const given = await dnsmasqAsServer();
     const boot = await bootUntil((seen) => hasStage(seen, 'script'), { more: ovmfArgs(lab.site.dir, { http }) });
@@ -116,6 +122,7 @@ describe('proxy mode beside dnsmasq: the address is dnsmasq\'s, the boot is ours
     expect(stageOf(boot, 'loader')?.detail.message).toBe('snponly.efi');
     await expectTheirs(boot, given());
     expect(dhcpWords()).toEqual(words);
+    expect(sentByTftp()).toEqual(byTftp);
   });
 });
 

@@ -1,7 +1,6 @@
 // `rackseed blob export` and the nginx that we document for what it lays out: real files, Debian's nginx, curl.
-import { execFile, execFileSync, spawn, type ChildProcess } from 'node:child_process';
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
-import { connect } from 'node:net';
+import { execFile, execFileSync } from 'node:child_process';
+import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
@@ -11,6 +10,7 @@ import { exportBlobs } from '../../src/commands/blob.ts';
 import { digestOfBytes, hexOf, type Digest } from '../../src/digest.ts';
 import { createImageStore, imageDigest, type ImageManifest } from '../../src/images/manifest.ts';
 import { createBlobStore, type BlobStore } from '../../src/store/blobs.ts';
+import { NGINX, NGINX_PORT, NO_NGINX, startNginx, type Nginx } from './nginx.ts';
 
 const squashfs = Buffer.from(Uint8Array.from({ length: 5_000_000 }, (_, i) => (i * 11 + (i >> 7)) & 255));
 const [kernel, initrd, artifact] = [Buffer.from('a kernel'), Buffer.from('an initrd'), Buffer.from('an artifact')];
@@ -82,13 +82,9 @@ describe('an export', () => {
   });
 });
 
-// Unpacked by the bootstrap (src/setup/unpacked.mjs), or installed.
-const NGINX = [...(process.env['PATH'] ?? '').split(':'), '/usr/sbin'].map((place) => join(place, 'nginx')).find((program) => existsSync(program));
-
-describe.skipIf(!NGINX)(`Debian's nginx with our configuration${NGINX ? '' : ': the package nginx is neither installed nor unpacked'}`, () => {
-  const PORT = 8090;
+describe.skipIf(!NGINX)(`Debian's nginx with our configuration${NGINX ? '' : `: ${NO_NGINX}`}`, () => {
   const path = `/blobs/sha256/${hexOf(digestOfBytes(squashfs))}`;
-  let nginx: ChildProcess;
+  let nginx: Nginx | undefined;
   let root: string;
 
   const curl = (...args: readonly string[]) =>
@@ -100,7 +96,7 @@ describe.skipIf(!NGINX)(`Debian's nginx with our configuration${NGINX ? '' : ': 
         resolve({ status: Number(headers.split(' ')[1]), headers, body: stdout.subarray(split + 4) });
       });
     });
-  const get = (what: string, ...args: readonly string[]) => curl(...args, `http://127.0.0.1:${PORT}${what}`);
+  const get = (what: string, ...args: readonly string[]) => curl(...args, `http://127.0.0.1:${NGINX_PORT}${what}`);
   const field = (headers: string, name: string) => new RegExp(`^${name}: (.*?)\\r?$`, 'im').exec(headers)?.[1];
 
   beforeAll(async () => {
@@ -113,32 +109,12 @@ describe.skipIf(!NGINX)(`Debian's nginx with our configuration${NGINX ? '' : ': 
     writeFileSync(join(root, 'secret'), 'secret');
     writeFileSync(join(files, 'blobs', 'sha256', `${'a'.repeat(64)}.new`), 'half');
     symlinkSync(join(root, 'secret'), join(files, 'blobs', 'sha256', 'b'.repeat(64)));
-    mkdirSync(join(root, 'tmp'));
-    const ours = readFileSync(new URL('../../packaging/nginx/rackseed-blobs.conf', import.meta.url), 'utf8');
-    expect(ours).toContain('root /srv/rackseed;');
-    expect(ours).toContain(`listen ${PORT};`);
-    writeFileSync(join(root, 'blobs.conf'), ours.replace('root /srv/rackseed;', `root ${files};`));
-    const temporary = ['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi'].map((what) => `${what}_temp_path ${root}/tmp/${what};`).join(' ');
-    writeFileSync(join(root, 'nginx.conf'), `daemon off; user root; pid ${root}/pid; error_log stderr; events {} http { access_log off; ${temporary} include ${root}/blobs.conf; }\n`);
-    nginx = spawn(NGINX!, ['-e', 'stderr', '-p', root, '-c', join(root, 'nginx.conf')], { stdio: ['ignore', 'ignore', 'inherit'] });
-    for (let tries = 0; !(await answers()); tries += 1) {
-      if (tries > 100 || nginx.exitCode !== null) throw new Error('nginx does not listen');
-      await sleep(50);
-    }
+    nginx = await startNginx(root, files);
   });
   afterAll(async () => {
-    if (nginx?.exitCode === null) {
-      const ended = new Promise((resolve) => nginx.once('exit', resolve));
-      nginx.kill('SIGTERM');
-      await ended;
-    }
+    await nginx?.stop();
     rmSync(root, { recursive: true, force: true });
   });
-  const answers = () =>
-    new Promise<boolean>((resolve) => {
-      const socket = connect(PORT, '127.0.0.1', () => { socket.destroy(); resolve(true); });
-      socket.once('error', () => resolve(false));
-    });
 
   it('sends the bytes with what a cache and a resuming client need', async () => {
     const { status, headers, body } = await get(path);
@@ -174,7 +150,7 @@ describe.skipIf(!NGINX)(`Debian's nginx with our configuration${NGINX ? '' : ': 
   it('is resumed by busybox wget, as in the initrd stage', async () => {
     const file = join(root, 'resumed');
     writeFileSync(file, squashfs.subarray(0, 1_234_567));
-    await new Promise<void>((resolve, reject) => execFile('busybox', ['wget', '-q', '-c', '-O', file, `http://127.0.0.1:${PORT}${path}`], (error) => (error ? reject(error) : resolve())));
+    await new Promise<void>((resolve, reject) => execFile('busybox', ['wget', '-q', '-c', '-O', file, `http://127.0.0.1:${NGINX_PORT}${path}`], (error) => (error ? reject(error) : resolve())));
     expect(readFileSync(file).equals(squashfs)).toBe(true);
   });
 

@@ -138,10 +138,14 @@ describe('hold', () => {
   });
 
   it('HTTP: a script that says why, sleeps, and asks again; TFTP: the loader; DHCP: as boot', async () => {
-    for (let i = 0; i <= FAILURES_BEFORE_HOLD; i++) {
+    const seen = async () => (await world.api<{ boots: { stages: { name: string }[] }[] }>('/api/boots?node=held&limit=1')).boots[0]!.stages.map(({ name }) => name);
+    for (let i = 0; i < FAILURES_BEFORE_HOLD; i++) {
       await machine('held').dora('ipxe');
-      await machine('held').http('GET', `/script/${machine('held').mac}`);
+      const { text } = await machine('held').http('GET', `/script/${machine('held').mac}`);
+      await machine('held').http('GET', /^kernel \S+ \S+ (\S+)/m.exec(text)![1]!);
+      await expect.poll(seen).toContain('kernel');
     }
+    await machine('held').dora('ipxe');
     const script = await machine('held').http('GET', `/script/${machine('held').mac}`);
     expect(script.text).toMatch(/^#!ipxe\n:again\necho rackseed: RS-HOLD: \d+ boots failed in a row; asking again in \d+ s\nsleep \d+\nchain --replace http/);
     expect((await machine('held').tftp('undionly.kpxe')).length).toBeGreaterThan(50_000);

@@ -70,6 +70,17 @@ describe('the daemon', () => {
     expect(await firstAnswer(NODE6, SERVER6, 'undionly.kpxe')).toMatchObject({ kind: 'error', code: 2 });
   });
 
+  it('sends a node no larger blocks than the MTU carries that it is told as a node or by its profile', async () => {
+    const profile = PROFILE.replace('127.0.0.11 }', '127.0.0.11, dhcpOptions: { interface-mtu: 1400 } }');
+    world = await startWorld({ tftp: `{ listen: [127.0.0.1, "${SERVER6}/64"] }`, profiles: { 'k0s-single.yaml': `${profile}\ndhcpOptions: { interface-mtu: 1300 }\n` } });
+    const granted = async (from: string, to: string, file: string) => ((await firstAnswer(from, to, file, { blksize: '1468' })) as { options: ReadonlyMap<string, string> }).options.get('blksize');
+    expect(await granted(world.ips.n1, '127.0.0.1', 'undionly.kpxe')).toBe('1368');
+    expect(await granted(world.ips.n1, '127.0.0.1', `${world.macs.n1}/kernel`)).toBe('1368');
+    expect(await granted(world.ips.n2, '127.0.0.1', 'undionly.kpxe')).toBe('1268');
+    // By IPv6 the name alone says which node it is.
+    expect(await granted(NODE6, SERVER6, `${world.macs.n1}/undionly.kpxe`)).toBe('1348');
+  });
+
   it('is silent to peers outside of the subnets that it serves', async () => {
     world = await startWorld({
       dhcp: '{ mode: full, onConflict: ignore, interfaces: [{ name: lo, mode: off }], subnets: [{ subnet: 127.9.0.0/24, relayed: true, serverIp: 127.0.0.1 }] }',

@@ -64,7 +64,7 @@ export async function openSite(more: Partial<FrontParts> = {}): Promise<Site> {
   const port = more.port ?? 8080;
   let front: Front;
   try {
-    front = await startFront({ listen: ['127.0.0.1'], port, stateDir, booter, loaders: await loadLoaders(loadersDir), repos, onRotten: () => undefined, log, ...more });
+    front = await startFront({ listen: ['127.0.0.1'], port, stateDir, cacheBytes: 256 << 20, booter, loaders: await loadLoaders(loadersDir), repos, onRotten: () => undefined, log, ...more });
   } catch (error) {
     await repos.stop();
     rmSync(dir, { recursive: true, force: true });

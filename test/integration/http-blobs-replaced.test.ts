@@ -25,7 +25,7 @@ const DOWNLOADS = 200;
 const BY_BUSYBOX = 20;
 const AT_ONCE = 16;
 
-const seed = Number(process.env['RACKSEED_SEED'] ?? Date.now() % 1e9);
+const seed = Number(process.env['FUZZ_SEED'] ?? Date.now() % 1e9);
 const random = seededRandom(seed);
 /** From 0 to n - 1. */
 const upTo = (n: number): number => Math.floor(random() * n);
@@ -149,7 +149,7 @@ async function downloadByBusybox(name: string): Promise<Buffer> {
   }
 }
 
-it(`${DOWNLOADS} downloads with resume, while the file is replaced, cut, edited and removed ${REPLACEMENTS} times (seed ${seed})`, async () => {
+it(`${DOWNLOADS} downloads with resume, while the file is replaced, cut, edited and removed ${REPLACEMENTS} times, from seed ${seed} (FUZZ_SEED)`, async () => {
   let replaced = 0;
   let finished = 0;
   let started = 0;

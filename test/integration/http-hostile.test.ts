@@ -120,3 +120,43 @@ describe('requests that are broken', () => {
     await expect.poll(() => site.front.figures().connections, { timeout: 20_000 }).toBe(0);
   });
 });
+
+describe('2,000 slow connections', () => {
+  const SLOW_PORT = 8182;
+  const FILE = Buffer.alloc(20 << 20, 'twenty MiB that an honest machine wants');
+
+  it('slow an honest download of 20 MiB by far less than four times', { timeout: 120_000 }, async () => {
+    const busy = await openSite({ port: SLOW_PORT, threads: 2 });
+    const path = await busy.publish(FILE);
+    const download = async (): Promise<number> => {
+      const startedAt = performance.now();
+      const { out } = await curl(busy.base + path);
+      const ms = performance.now() - startedAt;
+      expect(out.equals(FILE)).toBe(true);
+      return ms;
+    };
+    const median = async (): Promise<number> => {
+      const all: number[] = [];
+      for (let n = 0; n < 15; n++) all.push(await download());
+      return all.sort((a, b) => a - b)[7]!;
+    };
+    await download();
+    const alone = await median();
+    const slow = await Promise.all(Array.from({ length: 2_000 }, (_, n) => dial(SLOW_PORT, { from: `127.0.9.${1 + (n % 16)}` })));
+    for (const { socket } of slow) socket.write('GET /script/52:54:00:00:00:01 HTTP/1.1\r\nx-a: ');
+    // Each says a byte a second, 100 of them at a time.
+    let next = 0;
+    const trickle = setInterval(() => {
+      for (let n = 0; n < 100; n++) slow[next++ % slow.length]!.socket.write('x');
+    }, 50);
+    await expect.poll(() => busy.front.figures().connections, { timeout: 20_000 }).toBe(2_000);
+    const among = await median();
+    clearInterval(trickle);
+    expect(busy.front.figures().connections).toBe(2_000);
+    console.log(`20 MiB: ${alone.toFixed(0)} ms alone, ${among.toFixed(0)} ms among 2,000 slow connections: ${(among / alone).toFixed(2)} times`);
+    expect(among / alone).toBeLessThan(4);
+    for (const { socket } of slow) socket.destroy();
+    await expect.poll(() => busy.front.figures().connections, { timeout: 20_000 }).toBe(0);
+    await busy.stop();
+  });
+});

@@ -1,5 +1,5 @@
 // The machines' HTTP server in its threads: one socket for all of them, threads that die, slow and greedy clients, limits, TLS.
-import { execFile, execFileSync, spawn } from 'node:child_process';
+import { execFile, spawn } from 'node:child_process';
 import { createHash, randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
@@ -10,6 +10,7 @@ import { connect as connectTls } from 'node:tls';
 import { promisify } from 'node:util';
 import { afterAll, afterEach, describe, expect, it, onTestFinished } from 'vitest';
 import { digestOfBytes } from '../../src/digest.ts';
+import { makeCertificate as createCertificate } from './certificate.ts';
 import { curl, dial, LOADER, openSite, say, type Site } from './front.ts';
 
 const PORT = 8180;
@@ -240,7 +241,7 @@ describe('many connections', () => {
     for (const { socket } of greedy) socket.destroy();
   });
 
-  it('beyond all that a thread has are cut at once', async () => {
+  it('beyond all that a thread has cost as many their place, and when they go others are served', async () => {
     const site = await open({ threads: 1, limits: { connections: 10 } });
     const all = await Promise.all(Array.from({ length: 13 }, (_, n) => dial(PORT, { from: `127.0.9.${n + 1}` })));
     await eventually(() => site.front.figures().cuts.full).toBe(3);
@@ -355,10 +356,12 @@ describe('what is no request', () => {
   });
 });
 
+/** Its certificate is in a file, too, for curl. */
 function makeCertificate(dir: string, name: string): { readonly cert: string; readonly key: string; readonly file: string } {
-  execFileSync('openssl', ['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes', '-days', '2', '-subj', `/CN=${name}`, '-addext', 'subjectAltName=IP:127.0.0.1', '-keyout', join(dir, `${name}.key`), '-out', join(dir, `${name}.crt`)], { stdio: 'ignore' });
-  const pem = (end: string) => readFileSync(join(dir, `${name}.${end}`), 'utf8');
-  return { cert: pem('crt'), key: pem('key'), file: join(dir, `${name}.crt`) };
+  const pair = createCertificate(name);
+  const file = join(dir, `${name}.crt`);
+  writeFileSync(file, pair.cert);
+  return { ...pair, file };
 }
 
 describe('HTTPS', () => {

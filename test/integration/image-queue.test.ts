@@ -15,6 +15,7 @@ import { blobPath } from '../../src/boot/urls.ts';
 import { createBooter, type Booter } from '../../src/booter.ts';
 import { digestOfBytes, hexOf } from '../../src/digest.ts';
 import { blobRoutes } from '../../src/http/blobs.ts';
+import { sentBytes } from '../../src/http/poured.ts';
 import { createHttp } from '../../src/http/server.ts';
 import { createLog } from '../../src/log.ts';
 import { createBlobStore } from '../../src/store/blobs.ts';
@@ -115,13 +116,13 @@ async function serve(maxStreams: number): Promise<void> {
       const ip = socket.remoteAddress ?? '';
       ranges.push([ip, request.headers.range ?? '']);
       if (cutOnce?.(ip, socket)) {
-        const before = socket.bytesWritten;
-        const watch = (): void => void (socket.destroyed ? undefined : socket.bytesWritten > before + (1 << 20) ? socket.destroy() : setImmediate(watch));
+        const before = sentBytes(socket);
+        const watch = (): void => void (socket.destroyed ? undefined : sentBytes(socket) > before + (1 << 20) ? socket.destroy() : setImmediate(watch));
         watch();
       }
       done();
     });
-    await instance.register(blobRoutes, { blobs: verified, booter: watched, log });
+    await instance.register(blobRoutes, { blobs: verified, booter: watched, log, cacheBytes: 256 << 20 });
   });
   await app.listen({ host: '0.0.0.0', port: 0 });
   port = (app.server.address() as AddressInfo).port;

@@ -151,6 +151,17 @@ test('a file that does not come from the disk in time is an ERROR 0 and its slot
   expect(server.counters()).toMatchObject({ active: 1, failed: 2 });
 });
 
+test('an address whose own transfer gave way for its next one is not charged for both', async () => {
+  await start({ transfers: 2, perIp: 3 });
+  for (let n = 0; n < 5; n++) {
+    const next = await ask('127.95.1.1');
+    expect((await next.next()).packet).toMatchObject({ kind: 'oack' });
+    // From now on 250 ms: then the first that was not heard gives way.
+    if (n > 0) await sleep(400);
+  }
+  expect(server.counters()).toMatchObject({ active: 2, busy: 0, stopped: 3 });
+});
+
 test('requests that no decision can allow are refused without a line at level info: anybody may send them, under any address', async () => {
   await start({});
   const stranger = createSocket('udp4');

@@ -126,22 +126,33 @@ async function withLoss(percent: number, use: () => Promise<void>): Promise<Loss
   }
 }
 
-/** The seconds of one download by curl, which knows no windows. */
-async function curl(number: number): Promise<number> {
+/**
+ * From this loss on a download may be given up, and the median decides, as the issue has it: before the first ACK the server repeats its answer three
+ * times and no more, and on a link that loses 20 % each way (1 - 0.8 x 0.8) ** 4 of the clients, 1 in 60, have heard nothing then, or were not heard. After that it is 20 s without
+ * progress, or our own 120 s: 5 of 70 in windows, all in all (measured).
+ */
+const MAY_BE_GIVEN_UP = 10;
+/** What the client says of a server that gave it up, and of the end of its time; never of a wrong byte. */
+const GIVEN_UP = /^$|^the server has closed its port|giving up/;
+
+/** The seconds of one download by curl, which knows no windows; Infinity: it was given up. */
+async function curl(number: number, percent: number): Promise<number> {
   const out = join(dir, `out${number}`);
   const { code, stdout, stderr } = await peer.run(['curl', '--silent', '--show-error', '--max-time', '120', '--interface', NODE, '--tftp-blksize', String(BLOCK), '--write-out', '%{time_total}', '--output', out, `tftp://${SERVER}/${MIB}`], { timeoutMs: 130_000 });
+  if (percent >= MAY_BE_GIVEN_UP && code !== 0) return Infinity;
   expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
   expect((await readFile(out)).equals(files.get(String(MIB))!)).toBe(true);
   return Number(stdout);
 }
 
 /** As curl(), by a client of ours, which checks every byte. `number` makes its address. */
-async function download(number: number, { windowsize, size = MIB, from = SERVER }: { readonly windowsize: number; readonly size?: number; readonly from?: string }): Promise<number> {
+async function download(number: number, { windowsize, size = MIB, from = SERVER, percent = 0 }: { readonly windowsize: number; readonly size?: number; readonly from?: string; readonly percent?: number }): Promise<number> {
   const words = { server: from, local: `${CLIENTS}.${number + 1}`, file: size, expect: join(dir, String(size)), blksize: BLOCK, windowsize, seconds: 120 };
   const argv = [join(dir, 'tftp-client'), ...Object.entries(words).flatMap(([word, value]) => [`--${word}`, String(value)])];
   const ran = await peer.run(dieWithUs(argv), { timeoutMs: 130_000 });
   expect(ran).toMatchObject({ code: 0, stderr: '' });
   const result = JSON.parse(ran.stdout) as Downloaded;
+  if (percent >= MAY_BE_GIVEN_UP && result.finished === 0 && GIVEN_UP.test(result.error)) return Infinity;
   expect(result).toMatchObject({ windowsize, blksize: BLOCK, bytes: size, finished: 1, failures: 0, unfinished: 0, error: '' });
   return result.maxSeconds;
 }
@@ -153,7 +164,8 @@ async function expectWithin(what: string, percent: number, within: number, runs:
   let seconds: readonly number[] = [];
   const { toClient, toServer } = await withLoss(percent, async () => void (seconds = await use()));
   const blocks = runs * Math.ceil(MIB / BLOCK);
-  console.log(`tftp, ${percent} % lost each way, ${what}: 1 MiB in ${median(seconds).toFixed(3)} s (median of ${runs}, bound ${within} s), at most ${Math.max(...seconds).toFixed(3)} s; ${(toClient.came / blocks).toFixed(2)} datagrams a block, ${toClient.lost} of ${toClient.came} lost, and ${toServer.lost} of ${toServer.came} ACKs`);
+  const finished = seconds.filter(Number.isFinite);
+  console.log(`tftp, ${percent} % lost each way, ${what}: 1 MiB in ${median(seconds).toFixed(3)} s (median of ${runs}, bound ${within} s), at most ${Math.max(...finished).toFixed(3)} s, ${runs - finished.length} given up; ${(toClient.came / blocks).toFixed(2)} datagrams a block, ${toClient.lost} of ${toClient.came} lost, and ${toServer.lost} of ${toServer.came} ACKs`);
   expect(seconds).toHaveLength(runs);
   // Each datagram had its own luck: a burst that is lost whole would be a link that loses little.
   expect(toClient.came).toBeGreaterThanOrEqual(blocks);
@@ -176,12 +188,12 @@ describe.each(BOUNDS)('a link that loses %i percent each way', (percent, within)
   };
 
   test(`curl has 1 MiB, block by block, within ${within} s`, { timeout: 300_000 }, async () => {
-    await expectWithin('curl', percent, within, runs, () => all(curl));
+    await expectWithin('curl', percent, within, runs, () => all((i) => curl(i, percent)));
   });
 
   // Our own client: curl knows no windows. The issue has no bounds for windows; none may make it worse than lock-step's.
   test.each([4, 16])(`with a window of %i it is there within ${within} s`, { timeout: 300_000 }, async (windowsize) => {
-    await expectWithin(`window ${windowsize}`, percent, within, runs, () => all((i) => download(i, { windowsize })));
+    await expectWithin(`window ${windowsize}`, percent, within, runs, () => all((i) => download(i, { windowsize, percent })));
   });
 });
 

@@ -61,6 +61,10 @@ export interface WorldOptions {
   readonly dhcp?: string;
   /** Default: none. */
   readonly tftp?: string;
+  /** More of the `http:` section, as the inside of a YAML map. */
+  readonly http?: string;
+  /** Runs when image and artifact are there and the daemon is not. */
+  readonly before?: (stateDir: string, image: ImageRef) => void | Promise<void>;
 }
 
 /** Needs to be root in a network namespace of its own: it binds the real ports on loopback. */
@@ -77,7 +81,7 @@ export async function startWorld(options: WorldOptions = {}): Promise<World> {
 profiles: ./boot-profiles
 dhcp: ${options.dhcp ?? `{ mode: ${options.mode ?? 'full'}, onConflict: ignore, subnets: [{ subnet: 127.0.0.0/8, serverIp: ${SERVER_IP}, conflictCheck: off${options.pool === null ? '' : ', pool: 127.0.1.1-127.0.1.100'} }] }`}
 tftp: ${options.tftp ?? '{}'}
-http: { port: ${HTTP_PORT} }
+http: { port: ${HTTP_PORT}${options.http ? `, ${options.http}` : ''} }
 api: { port: ${options.apiPort ?? 0} }
 user: null
 repos: ${JSON.stringify(options.repos ?? {})}
@@ -108,6 +112,7 @@ repos: ${JSON.stringify(options.repos ?? {})}
   writeFileSync(join(dir, 'k0s'), 'the k0s binary');
   await addArtifact({ stateDir, name: 'k0s', version: 'v1', file: join(dir, 'k0s') });
 
+  await options.before?.(stateDir, image);
   const settings = readSettings(join(dir, 'rackseed.yaml'));
   let logged = '';
   const log = createLog('debug', { write: (line: string) => void (logged += line) });

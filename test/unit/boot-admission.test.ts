@@ -1,7 +1,7 @@
 // Admission to images: its rules one by one, and a model that watches any sequence of machines that ask, go on, break and vanish.
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { createAdmission, CUT_KEEP_MS, KEEP_LEAST_MS, KEEP_TIMES, LATE_MS, MOST_PASSED, MOST_STRANGERS, needsSlot, placeWords, RETRY_MOST_S, SOON_MS, TELL_EVERY_MS, waitingPhrase, type Admission, type Asker, type Waiting } from '../../src/boot/admission.ts';
+import { createAdmission, CUT_KEEP_MS, KEEP_LEAST_MS, KEEP_TIMES, LATE_MS, MOST_PASSED, MOST_STRANGERS, needsSlot, placeWords, RETRY_MOST_S, SOON_MS, STREAMS_OF_MACHINE, TELL_EVERY_MS, waitingPhrase, type Admission, type Asker, type Waiting } from '../../src/boot/admission.ts';
 import { digestOfBytes } from '../../src/digest.ts';
 import { bootSet } from './boot-world.ts';
 
@@ -38,6 +38,19 @@ describe('a slot', () => {
       admission.release(tickets[late]!, late === 0 ? 'cut' : 'whole', 4000);
       expect(admission.ask(node('b'), 5000).kind).toBe('admitted');
     }
+  });
+
+  it('has two streams at a time; a third one waits for one of them to end, and for nobody else', () => {
+    const admission = createAdmission(1);
+    const tickets = [ticketOf(admission, node('a'), 0), ticketOf(admission, node('a'), 0)];
+    waits(admission, node('b'), 1);
+    expect(admission.ask(node('a'), 2)).toEqual({ kind: 'waiting', place: 1, ownStreams: true, retryAfterS: expect.any(Number) as unknown, tell: false });
+    // It is no place in the queue: that is b's.
+    expect(waits(admission, node('b'), 3).place).toBe(1);
+    expect(admission.figures(3)).toEqual({ streams: 1, waiting: 1 });
+    admission.release(tickets[0]!, 'cut', 4);
+    expect(admission.ask(node('a'), 5).kind).toBe('admitted');
+    expect(waits(admission, node('a'), 6).ownStreams).toBe(true);
   });
 
   it('is given back once: a ticket that is returned twice, or that nobody gave, frees nothing', () => {
@@ -292,7 +305,9 @@ describe('any sequence of machines', () => {
             const verdict = admission.ask(node(`m${who}`), now);
             const since = queue.get(who)?.since ?? Infinity;
             const ahead = [...queue.values()].filter((other) => other.since < since && other.to >= now);
-            if (verdict.kind === 'admitted') {
+            if (held && held.length >= STREAMS_OF_MACHINE) {
+              expect(verdict).toMatchObject({ kind: 'waiting', ownStreams: true });
+            } else if (verdict.kind === 'admitted') {
               if (!held) expect(holding.size + ahead.filter(({ from }) => from <= now).length).toBeLessThan(most);
               queue.delete(who);
               holding.set(who, [...(held ?? []), verdict.ticket]);

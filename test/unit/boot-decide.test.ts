@@ -47,6 +47,7 @@ const rows: readonly [sentence: string, view: View, request: BootRequest, decide
   ['a node that waits for an image slot is held, with its place and when to ask again', { ...known, waiting: { place: 12, etaS: 40, retryAfterS: 17 } }, { via: 'http', wants: 'image' }, { kind: 'hold', why: 'every image slot is taken: place 12, about 40 s', retryAfterS: 17, queue: { place: 12, etaS: 40 } }],
   ['one whose turn nobody can foretell is told its place alone', { ...known, waiting: { place: 1, retryAfterS: 7 } }, { via: 'http', wants: 'image' }, { kind: 'hold', why: 'every image slot is taken: place 1', queue: { place: 1 } }],
   ['a node that failed too often is told of the queue first', { ...failing, waiting: { place: 2, retryAfterS: 7 } }, { via: 'http', wants: 'image' }, { kind: 'hold', retryAfterS: 7, queue: { place: 2 } }],
+  ['one that has all the streams that a machine may have is told so', { ...known, waiting: { place: 1, ownStreams: true, retryAfterS: 5 } }, { via: 'http', wants: 'image' }, { kind: 'hold', why: 'this machine fetches as many images at once as it may', retryAfterS: 5, queue: { place: 1, ownStreams: true } }],
   ['who is not served does not learn that there is a queue', { failedInRow: 0, waiting: { place: 2, retryAfterS: 7 } }, { via: 'http', wants: 'image' }, { kind: 'silent' }],
 ];
 

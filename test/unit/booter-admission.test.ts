@@ -87,16 +87,27 @@ describe('an image', () => {
 
   it('needs one slot a node, by whichever way the request names it, and also when the node starts over', async () => {
     const bootId = await bootUp(1);
-    const tickets = [(await askImage(1, { bootId })).ticket, (await askImage(1)).ticket];
+    const tickets = [(await askImage(1, { bootId })).ticket];
     at += 120_000;
     expect(await bootUp(1)).not.toBe(bootId);
     tickets.push((await askImage(1)).ticket);
-    expect(new Set(tickets).size).toBe(3);
+    expect(new Set(tickets).size).toBe(2);
     expect(tickets).not.toContain(undefined);
-    // The connections before noticed that they are broken; the last one goes on.
+    // The connection before noticed that it is broken; the last one goes on.
     await booter.release(tickets[0]!, 'cut');
-    await booter.release(tickets[1]!, 'cut');
     expect(kinds(await askImage(2))).toEqual(['hold', false]);
+  });
+
+  it('is for two streams of a machine at a time, whatever connections it opens; more are told to wait, in words that its initrd stage waits for', async () => {
+    const first = await askImage(1);
+    expect(kinds(await askImage(1))).toEqual(['boot', true]);
+    const third = await askImage(1);
+    expect(third.ticket).toBeUndefined();
+    expect(third.decision).toEqual({ kind: 'hold', why: 'this machine fetches as many images at once as it may', retryAfterS: expect.any(Number) as unknown, queue: { place: 1, ownStreams: true } });
+    expect(structuredClone(third)).toEqual(third);
+    expect(logged.filter(({ msg }) => msg === 'waiting for an image slot')).toEqual([]);
+    await booter.release(first.ticket!, 'whole');
+    expect(kinds(await askImage(1))).toEqual(['boot', true]);
   });
 
   it('that was cut comes before those who wait', async () => {

@@ -1,8 +1,9 @@
 // Where TFTP listens and whom it answers: what `tftp:` in rackseed.yaml means beside the subnets of DHCP.
 import { describe, expect, test } from 'vitest';
 import { parseIp6, parseSubnet, subnet6Contains, subnet6Of, subnetOf } from '../../src/addr.ts';
+import type { Node } from '../../src/boot/node.ts';
 import { parseSettings } from '../../src/config/settings.ts';
-import { tftpPlaces } from '../../src/daemon/tftp.ts';
+import { blockSizeFor, tftpPlaces } from '../../src/daemon/tftp.ts';
 import type { ServedSubnet } from '../../src/dhcp/subnet.ts';
 import { FaultsError, formatFault } from '../../src/errors.ts';
 
@@ -117,6 +118,17 @@ describe('who is answered', () => {
     ["never less than a client without options gets, RFC 1350's 512", 300, '{}', 512],
   ])('blocks are %s', (_what, bytes, yaml, blockSize) => {
     expect(tftpPlaces(tftpOf(yaml), plan(subnet('10.77.0.0/24', { options: mtu(bytes) })), 'known', FILE).served![0]!.blockSize).toBe(blockSize);
+  });
+
+  test.each<[string, Node['dhcpOptions'], string, number]>([
+    ['what it is told of its MTU, less the headers', mtu(1400), '10.77.0.11', 1368],
+    ['by IPv6 20 bytes less', mtu(1400), 'fd00:77::11', 1348],
+    ["never less than RFC 1350's 512", mtu(300), '10.77.0.11', 512],
+    ['anything, when it is told nothing', undefined, '10.77.0.11', Infinity],
+    ['anything, when it is told other things', { 42: { hex: '0a4d0001' } }, '10.77.0.11', Infinity],
+  ])('a node may get in a block %s', (_what, dhcpOptions, peer, blockSize) => {
+    const node: Node = { name: 'n1', macs: [], labels: {}, vars: {}, exit: 'exit', profile: 'p', source: 'yaml', ...(dhcpOptions ? { dhcpOptions } : {}) };
+    expect(blockSizeFor(node, peer)).toBe(blockSize);
   });
 
   test('peers of an address with a prefix, as dhcp.serve says, and blocks of 20 bytes less by IPv6', () => {

@@ -162,6 +162,13 @@ describe('the book of sent parts', () => {
     );
   });
 
+  it('takes a part that was cut for what is before another one, and never for the end', () => {
+    const coverage = createCoverage(10);
+    expect([coverage.add('a', 0, 9, 10, true), coverage.add('a', 0, 9, 10, true), coverage.add('a', 6, 9, 10)]).toEqual([false, false, true]);
+    expect([coverage.add('b', 6, 9, 10), coverage.add('b', 0, 4, 10, true), coverage.add('b', 5, 7, 10, true)], 'it may be told of late').toEqual([false, false, true]);
+    expect([coverage.add('c', 0, 0, 1, true), coverage.add('c', 0, -1, 1, true), coverage.add('c', 0, 0, 1)]).toEqual([false, false, true]);
+  });
+
   it('counts an empty file as sent, and each file of each boot for itself', () => {
     const coverage = createCoverage(10);
     expect([coverage.add('a', 0, -1, 0), coverage.add('a', 0, 4, 10), coverage.add('b', 5, 9, 10), coverage.add('a', 5, 9, 10)]).toEqual([true, false, false, true]);

@@ -7,6 +7,7 @@ import type { BootStore, NewBoot } from '../../src/store/boots.ts';
 import { EVENTS_KEPT, type EventStore } from '../../src/store/events.ts';
 import type { LeaseStore } from '../../src/store/leases.ts';
 import type { NodeStore } from '../../src/store/nodes.ts';
+import type { VerdictStore } from '../../src/store/verdicts.ts';
 
 export interface Stores {
   readonly leases: LeaseStore;
@@ -14,6 +15,7 @@ export interface Stores {
   readonly nodes: NodeStore;
   readonly artifacts: ArtifactStore;
   readonly events: EventStore;
+  readonly verdicts: VerdictStore;
   /** Closes and opens again: what was acknowledged must be there. */
   reopen(): Promise<Stores>;
   close(): Promise<void>;
@@ -228,14 +230,14 @@ export function bootStoreSuite(open: OpenStores): void {
       await boots().start(newBoot('0', { node: 'n2', mac: B }));
       await boots().start(newBoot('1'));
       await boots().start(newBoot('2', { startedAt: NOW + 5 }));
-      expect(await boots().get('1')).toMatchObject({ state: 'failed', endedAt: NOW + 5, why: expect.stringContaining('boot 2') });
+      expect(await boots().get('1')).toMatchObject({ state: 'unfinished', endedAt: NOW + 5, why: expect.stringContaining('boot 2') });
       expect((await boots().open('n1'))?.id).toBe('2');
       expect((await boots().open('n2'))?.id).toBe('0');
     });
 
     it('has one open boot when two start at once', async () => {
       await Promise.all([boots().start(newBoot('1')), boots().start(newBoot('2'))]);
-      expect((await boots().list({ node: 'n1', limit: 9 })).map((boot) => boot.state).sort()).toEqual(['failed', 'open']);
+      expect((await boots().list({ node: 'n1', limit: 9 })).map((boot) => boot.state).sort()).toEqual(['open', 'unfinished']);
     });
 
     it('fixes a boot set once and answers the first one afterwards', async () => {
@@ -323,20 +325,38 @@ export function bootStoreSuite(open: OpenStores): void {
       expect(await boots().history('n1')).toEqual({ failedInRow: 1, lastFailedAt: NOW + 1 });
     });
 
-    it('counts failures in a row, also of boots that a new one ended after their script, and ready starts again at none', async () => {
+    it('counts failures in a row, also of boots that a new one ended after their kernel, and ready starts again at none', async () => {
       expect(await boots().history('n1')).toEqual({ failedInRow: 0 });
-      await boots().start(newBoot('0', { startedAt: NOW - 10 }));
       await boots().start(newBoot('1'));
-      expect(await boots().get('0')).toMatchObject({ state: 'failed', why: 'the machine started over: boot 1' });
-      expect(await boots().history('n1')).toEqual({ failedInRow: 0 });
       await fix('1');
+      await boots().see('1', { name: 'script', state: 'ok', at: NOW });
+      await boots().see('1', { name: 'kernel', state: 'ok', at: NOW });
       await boots().start(newBoot('2', { startedAt: NOW + 10 }));
+      expect(await boots().get('1')).toMatchObject({ state: 'failed', endedAt: NOW + 10, why: 'the machine started over: boot 2' });
       await boots().end('2', 'failed', NOW + 20);
       expect(await boots().history('n1')).toEqual({ failedInRow: 2, lastFailedAt: NOW + 20 });
       await boots().start(newBoot('3', { startedAt: NOW + 30 }));
       await fix('3');
       await boots().end('3', 'ready', NOW + 40);
       expect(await boots().history('n1')).toEqual({ failedInRow: 0, running: digest, lastGood: digest });
+    });
+
+    it('ends a boot that a new one follows before its kernel as unfinished, which is no failure, whatever was asked for in its name', async () => {
+      for (const id of ['1', '2', '3']) {
+        await boots().start(newBoot(id));
+        if (id !== '1') await fix(id);
+        for (const name of ['discover', 'offer', 'lease', 'loader'] as const) await boots().see(id, { name, state: 'ok', at: NOW });
+        if (id === '3') await boots().see(id, { name: 'script', state: 'ok', at: NOW });
+      }
+      await boots().start(newBoot('4', { startedAt: NOW + 1 }));
+      for (const [id, next] of [['1', '2'], ['2', '3'], ['3', '4']]) expect(await boots().get(id!)).toMatchObject({ state: 'unfinished', why: `the machine started over: boot ${next}` });
+      expect((await boots().get('3'))?.endedAt).toBe(NOW + 1);
+      expect(await boots().history('n1')).toEqual({ failedInRow: 0 });
+      // Its kernel came from another server, where nobody sees it; but it has run.
+      await boots().enrol('4', 'hash', NOW + 2);
+      await boots().start(newBoot('5', { startedAt: NOW + 3 }));
+      expect(await boots().get('4')).toMatchObject({ state: 'failed' });
+      expect(await boots().history('n1')).toEqual({ failedInRow: 1, lastFailedAt: NOW + 3 });
     });
 
     it('keeps the last good boot set apart from the running one', async () => {
@@ -380,8 +400,10 @@ export function bootStoreSuite(open: OpenStores): void {
         await boots().start(newBoot(id, { startedAt: NOW + 1 + index }));
         if (id === '2') await fix('2', bootSetWith('second'));
       }
-      expect(await boots().prune(1)).toBe(2);
-      expect((await boots().list({ limit: 9 })).map((boot) => boot.id)).toEqual(['4', '1']);
+      await boots().end('4', 'failed', NOW + 9);
+      await boots().start(newBoot('5', { startedAt: NOW + 10 }));
+      expect(await boots().prune(2)).toBe(2);
+      expect((await boots().list({ limit: 9 })).map((boot) => boot.id)).toEqual(['5', '4', '1']);
       expect((await boots().get('1'))?.stages).toHaveLength(1);
       expect(await boots().bootSet(digest)).toEqual(set);
       expect(await boots().bootSet(digestOfValue(bootSetWith('second')))).toBeUndefined();
@@ -499,6 +521,20 @@ export function eventStoreSuite(open: OpenStores): void {
       const kept = await stores().events.list({ limit: EVENTS_KEPT * 2 });
       expect(kept).toHaveLength(EVENTS_KEPT);
       expect(kept.at(-1)?.at).toBe(5);
+    });
+  });
+}
+
+export function verdictStoreSuite(open: OpenStores): void {
+  withStores('a verdict store', open, (stores, replace) => {
+    const verdict = (letter: string, identity: string) => ({ digest: DIGEST(letter), identity, good: true }) as const;
+
+    it('keeps the newest verdict of each blob over a restart, until it is dropped', async () => {
+      for (const [letter, identity] of [['a', 'one'], ['b', 'two'], ['a', 'three'], ['c', 'four']] as const) await stores().verdicts.keep(verdict(letter, identity), NOW);
+      await stores().verdicts.drop(DIGEST('b'));
+      await stores().verdicts.drop(DIGEST('d'));
+      replace(await stores().reopen());
+      expect([...(await stores().verdicts.all())].sort((x, y) => (x.digest < y.digest ? -1 : 1))).toEqual([verdict('a', 'three'), verdict('c', 'four')]);
     });
   });
 }

@@ -8,6 +8,7 @@ import { fileURLToPath } from 'node:url';
 import BetterSqlite3 from 'better-sqlite3';
 import ts from 'typescript';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { createBootStore } from '../../src/store/boots.ts';
 import { openDatabase, type Database } from '../../src/store/db.ts';
 import { createLeaseStore } from '../../src/store/leases.ts';
 
@@ -165,6 +166,32 @@ describe('migrations', () => {
       { ip: '10.77.0.102', ...nobody, subnet: '10.77.0.0/24', expiresAt: 5000, declinedUntil: 5000 },
       { ip: '192.168.5.9', mac, holder: mac, subnet: '192.168.5.0/24', expiresAt: 2000 },
     ]);
+    await db.close();
+  });
+
+  it('keeps the boots of the first schema, and their stages in the order in which they were seen', async () => {
+    const first = '0001-state.sql';
+    await openDatabase(file, { migrationsDir: migrations({ [first]: readFileSync(join(REPO, 'migrations', first), 'utf8') }) }).close();
+    const old = new BetterSqlite3(file);
+    old.exec(`INSERT INTO boots (id, node, mac, state, why, started_at, ended_at, profile, generation) VALUES
+      ('1', 'n1', '52:54:00:00:00:01', 'failed', 'no disk', 1000, 2000, 'p', 'g'), ('2', 'n1', '52:54:00:00:00:01', 'open', NULL, 3000, NULL, 'p', 'g')`);
+    const stage = old.prepare("INSERT INTO stages (boot, name, state, first_at, last_at, count, detail) VALUES (?, ?, 'ok', 1000, 1000, 1, '{}')");
+    for (const name of ['offer', 'discover', 'gone', 'lease']) stage.run('1', name);
+    stage.run('2', 'discover');
+    old.exec("DELETE FROM stages WHERE name = 'gone'");
+    old.close();
+    const db = openDatabase(file);
+    const boots = createBootStore(db);
+    const before = await boots.get('1');
+    expect(before).toMatchObject({ state: 'failed', why: 'no disk', startedAt: 1000, endedAt: 2000 });
+    expect(before?.stages.map(({ name }) => name)).toEqual(['offer', 'discover', 'lease']);
+    await boots.start({ id: '3', node: 'n1', mac: '52:54:00:00:00:01', profile: 'p', generation: 'g', startedAt: 4000 });
+    expect(await boots.get('2')).toMatchObject({ state: 'unfinished', endedAt: 4000 });
+    await boots.see('3', { name: 'discover', state: 'ok', at: 4000 });
+    expect(await boots.prune(1)).toBe(2);
+    // A stage goes with its boot, and none is written without one.
+    expect(db.read((sqlite) => sqlite.prepare('SELECT boot FROM stages').pluck().all())).toEqual(['3']);
+    expect(db.read((sqlite) => sqlite.pragma('foreign_key_check'))).toEqual([]);
     await db.close();
   });
 

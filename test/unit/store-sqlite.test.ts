@@ -8,7 +8,8 @@ import { openDatabase } from '../../src/store/db.ts';
 import { createEventStore } from '../../src/store/events.ts';
 import { createLeaseStore } from '../../src/store/leases.ts';
 import { createNodeStore } from '../../src/store/nodes.ts';
-import { artifactStoreSuite, bootStoreSuite, eventStoreSuite, leaseStoreSuite, nodeStoreSuite, type OpenStores, type Stores } from './store-conformance.ts';
+import { createVerdictStore } from '../../src/store/verdicts.ts';
+import { artifactStoreSuite, bootStoreSuite, eventStoreSuite, leaseStoreSuite, nodeStoreSuite, verdictStoreSuite, type OpenStores, type Stores } from './store-conformance.ts';
 
 function openIn(dir: string): Stores {
   const db = openDatabase(join(dir, 'rackseed.db'));
@@ -18,6 +19,7 @@ function openIn(dir: string): Stores {
     nodes: createNodeStore(db),
     artifacts: createArtifactStore(db),
     events: createEventStore(db),
+    verdicts: createVerdictStore(db),
     async reopen() {
       await db.close();
       return openIn(dir);
@@ -36,3 +38,4 @@ bootStoreSuite(open);
 nodeStoreSuite(open);
 artifactStoreSuite(open);
 eventStoreSuite(open);
+verdictStoreSuite(open);

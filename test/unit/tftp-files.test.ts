@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import fc from 'fast-check';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { FAILURES_BEFORE_HOLD } from '../../src/boot/decide.ts';
 import type { BlobRef } from '../../src/boot/profile.ts';
 import { readTftpName, tftpPath } from '../../src/boot/urls.ts';
 import type { Serve } from '../../src/boot/request.ts';
@@ -36,9 +37,13 @@ describe('a name', () => {
     ['52-54-00-12-34-5A/kernel', '52:54:00:12:34:5a', 'kernel'],
     ['/52:54:00:12:34:5a/kernel', '52:54:00:12:34:5a', 'kernel'],
     ['01-52-54-00-12-34-5a/initrd', '52:54:00:12:34:5a', 'initrd'],
+    ['01-52-54-00-12-34-5A/initrd', '52:54:00:12:34:5a', 'initrd'],
+    ['52540012345A/kernel', '52:54:00:12:34:5a', 'kernel'],
     // Six bytes and one slash, or it is no node's path.
     ['01:52:54:00:12:34:5a/initrd', undefined, '01:52:54:00:12:34:5a/initrd'],
     ['52-54-00-12-34/kernel', undefined, '52-54-00-12-34/kernel'],
+    ['52-54:00-12:34-5a/kernel', undefined, '52-54:00-12:34-5a/kernel'],
+    ['0152540012345a/kernel', undefined, '0152540012345a/kernel'],
     ['5254.0012.345a/kernel', undefined, '5254.0012.345a/kernel'],
     ['52-54-00-12-34-5a/', undefined, '52-54-00-12-34-5a/'],
     ['52-54-00-12-34-5a/../kernel', undefined, '52-54-00-12-34-5a/../kernel'],
@@ -168,6 +173,38 @@ describe('who may not', () => {
     await world.boot('n1');
     expect(told(await world.open(`${MACS.n1}/kernel`, n1))).toMatch(/^error 0: not now: \d boots failed in a row$/);
     expect(told(await world.open('undionly.kpxe', n1))).toBe('loader');
+  });
+});
+
+describe('requests that are forged, and never acknowledged,', () => {
+  test.each([
+    ['its script', () => 'boot.ipxe'],
+    ['the script that iPXE asks for by itself', () => 'autoexec.ipxe'],
+    ['its script by its path', () => `${dashes(MACS.n1)}/boot.ipxe`],
+    ['its kernel', () => `${dashes(MACS.n1)}/kernel`],
+    ['its initrd', () => `${dashes(MACS.n1)}/initrd`],
+  ])('hold no node: %s', async (_what, name) => {
+    const ids: string[] = [];
+    for (let n = 0; n <= FAILURES_BEFORE_HOLD; n++) {
+      ids.push(await world.boot('n1'));
+      expect('file' in (await world.open(name(), n1))).toBe(true);
+    }
+    const states = await Promise.all(ids.map(async (id) => (await boot(id)).state));
+    expect(states).toEqual([...Array(FAILURES_BEFORE_HOLD).fill('unfinished'), 'open']);
+    expect(await world.boots.history('n1')).toEqual({ failedInRow: 0 });
+    expect(told(await world.open(`${MACS.n1}/kernel`, n1))).toBe('kernel');
+  });
+
+  test('and a node that has its kernel each time, and gets no further, is held', async () => {
+    for (let n = 0; n <= FAILURES_BEFORE_HOLD; n++) {
+      const id = await world.boot('n1');
+      await world.open('boot.ipxe', n1);
+      await world.booter.seen(id, 'script');
+      await world.booter.seen(id, 'kernel');
+    }
+    expect(await world.boots.history('n1')).toMatchObject({ failedInRow: FAILURES_BEFORE_HOLD });
+    await world.boot('n1');
+    expect(told(await world.open(`${MACS.n1}/kernel`, n1))).toMatch(/^error 0: not now: \d boots failed in a row$/);
   });
 });
 
@@ -324,7 +361,6 @@ describe('files in memory', () => {
     expect(opened).toHaveLength(3);
     await send(second);
     expect(opened).toHaveLength(4);
-    expect([cache.fits([world.image.kernel]), cache.fits([...first, ...second]), cache.fits([...first, ...second, ...third])]).toEqual([false, true, false]);
   });
 
   test('that are being sent are found by all who ask, and never loaded once more beside themselves', async () => {
@@ -353,7 +389,7 @@ describe('files in memory', () => {
     again!.release();
     expect(Buffer.from((await cache.get([...initrds, newKernel]))!.bytes).equals(Buffer.concat([world.content.initrd, world.content.newKernel]))).toBe(true);
     expect(Buffer.from(other!.bytes).equals(world.content.initrd)).toBe(true);
-    const full = bootFiles({ loaders: world.loaders, booter: world.booter, cache: { fits: () => true, get: async () => undefined }, httpPort: 8080 });
+    const full = bootFiles({ loaders: world.loaders, booter: world.booter, cache: { get: async () => undefined }, httpPort: 8080 });
     expect(told(await full.open(`${MACS.n1}/kernel`, { peer: n1, local: '10.77.0.1', serve: 'known' }))).toBe('error 0: server busy: other large files are being sent, ask again later');
   });
 
@@ -397,17 +433,6 @@ describe('files in memory', () => {
       { numRuns: 60 },
     );
     expect(refusals).toBeGreaterThan(0);
-  });
-
-  test('that are larger than the memory for them are refused in words', async () => {
-    const small = await startTftpWorld({ cacheBytes: 20_000 });
-    try {
-      await small.boot('n1');
-      expect(told(await small.open(`${MACS.n1}/kernel`, n1))).toBe('error 0: the kernel is too large for TFTP, fetch it by HTTP');
-      expect(told(await small.open(`${MACS.n1}/initrd`, n1))).toBe('initrd');
-    } finally {
-      await small.close();
-    }
   });
 
   test('that cannot be read are asked for anew, so that what is put right is served', async () => {

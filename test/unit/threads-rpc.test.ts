@@ -2,7 +2,7 @@
 import { MessageChannel, Worker, type MessagePort } from 'node:worker_threads';
 import { afterEach, describe, expect, it } from 'vitest';
 import { AppError } from '../../src/errors.ts';
-import { expose, remote } from '../../src/threads/rpc.ts';
+import { expose, remote, type RemoteLimits } from '../../src/threads/rpc.ts';
 
 interface Sums {
   add(a: number, b: number): Promise<number>;
@@ -32,11 +32,11 @@ describe('calls between threads', () => {
   const ports: MessagePort[] = [];
   afterEach(() => ports.splice(0).forEach((port) => port.close()));
 
-  function open(limits?: { readonly mostCalls: number; readonly always?: readonly (typeof METHODS)[number][] }) {
+  function open(limits?: RemoteLimits<(typeof METHODS)[number]>, object = sums) {
     const { port1, port2 } = new MessageChannel();
     ports.push(port1, port2);
     const logged: [object, string][] = [];
-    expose<Sums, (typeof METHODS)[number]>(port1, sums, METHODS, { error: (fields: object, text: string) => void logged.push([fields, text]) } as never);
+    expose<Sums, (typeof METHODS)[number]>(port1, object, METHODS, { error: (fields: object, text: string) => void logged.push([fields, text]) } as never);
     return { there: remote<Sums, (typeof METHODS)[number]>(port2, METHODS, limits), port1, port2, logged };
   }
 
@@ -95,11 +95,86 @@ describe('calls between threads', () => {
     expect(await Promise.all(waiting)).toMatchObject([{ code: 'BUG' }, { code: 'BUG' }]);
   });
 
-  it('calls in flight and later ones reject when the other side closes', async () => {
-    const { there, port1 } = open();
-    const flying = there.never();
+  /** Its calls are open until they are let go, in the order in which they came. */
+  function gated() {
+    const begun: (() => void)[] = [];
+    return { begun, object: { ...sums, add: (a: number, b: number) => new Promise<number>((resolve) => void begun.push(() => resolve(a + b))) } };
+  }
+
+  it('no more than so many are with the other side, the others follow in their order as answers come', async () => {
+    const { begun, object } = gated();
+    const { there } = open({ mostPosted: 3 }, object);
+    const answers: number[] = [];
+    const all = Array.from({ length: 10 }, (_, i) => there.add(i, 0).then((sum) => void answers.push(sum)));
+    await expect.poll(() => begun.length).toBe(3);
+    for (let done = 0; done < 10; done++) {
+      begun[done]!();
+      await expect.poll(() => begun.length).toBe(Math.min(10, done + 4));
+    }
+    await Promise.all(all);
+    expect(answers).toEqual([0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
+  });
+
+  it('those that are always taken wait for nobody, and nobody for them', async () => {
+    const { begun, object } = gated();
+    const { there } = open({ mostPosted: 1, mostCalls: 5, always: ['whole'] }, object);
+    const waiting = Array.from({ length: 5 }, (_, i) => there.add(i, 0));
+    await expect(there.add(9, 9)).rejects.toMatchObject({ code: 'BUSY' });
+    expect(await Promise.all(Array.from({ length: 50 }, (_, i) => there.whole(i)))).toHaveLength(50);
+    expect(begun.length).toBeLessThanOrEqual(1);
+    for (let i = 0; i < 5; i++) {
+      await expect.poll(() => begun.length).toBe(i + 1);
+      begun[i]!();
+    }
+    expect(await Promise.all(waiting)).toEqual([0, 1, 2, 3, 4]);
+  });
+
+  it('arguments of one that waits, and cannot be cloned, reject it and hold up nobody', async () => {
+    const { begun, object } = gated();
+    const { there } = open({ mostPosted: 1 }, object);
+    const first = there.add(1, 0);
+    const broken = expect(there.whole(() => 1)).rejects.toMatchObject({ code: 'BUG' });
+    const last = there.whole('last');
+    await expect.poll(() => begun.length).toBe(1);
+    begun[0]!();
+    await broken;
+    expect([await first, await last]).toEqual([1, 'last']);
+  });
+
+  it('a flood of them from two threads leaves the loop its turns', async () => {
+    const CALLS = 1500;
+    let answered = 0;
+    const busy = {
+      ...sums,
+      // 0.1 ms each, half of it after its promises.
+      async add(a: number, b: number) {
+        burn(0.05);
+        await Promise.resolve();
+        await Promise.resolve();
+        burn(0.05);
+        answered++;
+        return a + b;
+      },
+    };
+    let [before, most, over] = [0, 0, false];
+    (function turn(): void {
+      most = Math.max(most, answered - before);
+      before = answered;
+      if (!over) setImmediate(turn);
+    })();
+    const both = [open({ mostPosted: CALLS }, busy), open({}, busy)];
+    await Promise.all(both.flatMap(({ there }) => Array.from({ length: CALLS }, () => there.add(1, 1))));
+    over = true;
+    // 2 ms hold 20 of them and the one in which they end; all at once it would be hundreds.
+    expect(answered).toBe(2 * CALLS);
+    expect(most).toBeLessThanOrEqual(22);
+  });
+
+  it('calls in flight, those that wait for their turn and later ones reject when the other side closes', async () => {
+    const { there, port1 } = open({ mostPosted: 1 });
+    const flying = [there.never(), there.never(), there.add(1, 1)].map((one) => expect(one).rejects.toThrow('has gone'));
     port1.close();
-    await expect(flying).rejects.toThrow('has gone');
+    await Promise.all(flying);
     await expect(there.add(1, 1)).rejects.toThrow('has gone');
   });
 
@@ -113,3 +188,8 @@ describe('calls between threads', () => {
     await flying;
   });
 });
+
+function burn(ms: number): void {
+  const until = performance.now() + ms;
+  while (performance.now() < until);
+}

@@ -35,7 +35,9 @@ export interface ByteRange {
 /** From this size on a blob is an image, and needs a slot: what is smaller is through before a queue would have moved. */
 export const IMAGE_BYTES = 16 * 1024 * 1024;
 /** What Node writes of a connection whose socket is full, where the rest goes without a copy. */
-const WAITING_PIECE = 64 * 1024;
+const WAITING_PIECE = 16 * 1024;
+/** A connection sends so much, and then others have their turn. */
+const TURN_BYTES = 2 * BLOCK;
 /** What a connection reads for itself when each block of the cache is being written from: few bytes, for there may be thousands. */
 const OWN_PIECE = 128 * 1024;
 
@@ -144,7 +146,7 @@ async function send(blob: VerifiedBlob, reader: BlockReader, request: FastifyReq
     response.end();
     return undefined;
   }
-  await sendBytes(blob, reader, range, response, Object.assign(given, { first: range.first }));
+  await sendBytes(blob, reader, range, response, Object.assign(given, { first: range.first, last: range.first - 1 }));
   return range;
 }
 
@@ -153,39 +155,42 @@ async function sendBytes(blob: VerifiedBlob, reader: BlockReader, { first, last 
   await turnOf(response);
   const write = writerOf(response);
   let own: Buffer | undefined;
-  for (let at = first; at <= last; ) {
+  let turn = 0;
+  for (let at = first; at <= last; at = given.last + 1) {
     const index = Math.floor(at / BLOCK);
+    const start = index * BLOCK;
+    const end = Math.min(start + BLOCK, last + 1);
     const block = await reader.take(index);
     if (block) {
       try {
-        const start = index * BLOCK;
-        const end = Math.min(start + BLOCK, last + 1);
         if (end <= last) reader.ahead(index + 1);
-        // The head goes out with the first bytes, and only Node can tell when a full socket has room again: it writes a piece then.
-        const isFull = at === first || (at += pourInto(response.socket, block, { from: at - start, to: end - start, more: end <= last })) < end;
-        if (isFull) {
-          // One piece of a connection is under way at a time: the kernel's buffer keeps the line busy meanwhile.
-          const piece = canPour(response.socket, block) ? Math.min(end, at + WAITING_PIECE) : end;
-          given.last = piece - 1;
-          await write(block.bytes.subarray(at - start, piece - start));
-          at = piece;
-        }
-        given.last = at - 1;
+        // The head goes out with the first bytes that Node writes.
+        const poured = at === first ? 0 : pourInto(response.socket, block, { from: at - start, to: end - start, more: end <= last });
+        given.last = at + poured - 1;
+        // Only Node can tell when a full socket has room again: when it has written the next piece. What the kernel has keeps the line busy meanwhile.
+        const piece = canPour(response.socket, block) ? WAITING_PIECE : BLOCK;
+        if (at + poured < end) await writeFrom(block.bytes, at + poured - start, Math.min(end - start, at + poured - start + piece));
       } finally {
         block.release();
       }
     } else {
       own ??= Buffer.allocUnsafeSlow(OWN_PIECE);
-      const length = Math.min(OWN_PIECE, last + 1 - at, (index + 1) * BLOCK - at);
+      const length = Math.min(OWN_PIECE, end - at);
       await blob.read(own, length, at);
-      given.last = at + length - 1;
-      await write(own.subarray(0, length));
-      at += length;
+      await writeFrom(own, 0, length);
     }
+    turn += given.last + 1 - at;
+    if (turn < TURN_BYTES) continue;
     // What the kernel takes at once leaves no gap: without this a client that reads as fast as we write would have the loop for itself.
+    turn = 0;
     await setImmediate();
   }
   await write.end();
+
+  async function writeFrom(memory: Buffer, from: number, to: number): Promise<void> {
+    given.last += to - from;
+    await write(memory.subarray(from, to));
+  }
 }
 
 /** A response to a pipelined request holds no memory before the ones ahead of it are out; rejects when the connection ends before. */

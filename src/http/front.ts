@@ -184,7 +184,7 @@ function openListeners({ listen, port, tls }: FrontParts): ThreadListener[] {
     for (const host of listen) {
       for (const [at, secure] of [[port, false], ...(tls ? [[tls.port, true] as const] : [])] as const) {
         try {
-          const fd = openListeningSocket(host, at);
+          const fd = openListeningSocket(host, at, { copied: secure });
           opened.push({ host, port: at, tls: secure, ...(fd === undefined ? {} : { fd }) });
         } catch (error) {
           throw portUnavailable(host, at, error);

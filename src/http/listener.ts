@@ -3,6 +3,7 @@ import { createServer, STATUS_CODES, type IncomingMessage, type RequestListener,
 import { createServer as createTlsServer } from 'node:https';
 import type { Socket } from 'node:net';
 import type { SecureContextOptions } from 'node:tls';
+import { unacknowledged } from '../net/unacknowledged.ts';
 import type { Counter, Counters } from './counters.ts';
 import { pouredBytes, sentBytes } from './poured.ts';
 import { refusalLine } from './refusal.ts';
@@ -261,6 +262,7 @@ function goesOn(connection: Connection, taken: number, now: number): void {
 }
 
 interface Handle {
+  readonly fd: number;
   readonly bytesWritten: number;
   readonly writeQueueSize: number;
   /** With TLS: that of the kernel's socket. */
@@ -273,8 +275,8 @@ function tcpOf(socket: Socket): Handle | undefined {
   return handle?._parent ?? handle ?? undefined;
 }
 
-/** Bytes that the kernel took. Node itself reads this for its timeouts: what else it has tells of whole writes only. */
+/** Bytes that the peer has, without koffi: that the kernel took for it. Node itself reads this for its timeouts: what else it has tells of whole writes only. */
 function takenBy(socket: Socket): number {
   const tcp = tcpOf(socket);
-  return tcp ? tcp.bytesWritten - tcp.writeQueueSize + pouredBytes(socket) : -1;
+  return tcp ? tcp.bytesWritten - tcp.writeQueueSize + pouredBytes(socket) - unacknowledged(tcp.fd) : -1;
 }

@@ -10,6 +10,8 @@ export interface Libc {
   listen(fd: number, backlog: number): number;
   /** F_DUPFD_CLOEXEC and its like: one whole number as argument. */
   fcntl(fd: number, command: number, type: 'int', value: number): number;
+  /** One buffer as argument. */
+  ioctl(fd: number, request: number, type: 'void *', value: Uint8Array): number;
   recvmmsg(fd: number, messages: Uint8Array, count: number, flags: number, timeout: null): number;
   sendmmsg(fd: number, messages: Uint8Array, count: number, flags: number): number;
   connect(fd: number, address: Uint8Array, length: number): number;
@@ -78,6 +80,7 @@ function load(): Libc | undefined {
       bind: call('bind', 'int bind(int, const void *, uint32_t)'),
       listen: call('listen', 'int listen(int, int)'),
       fcntl: call('fcntl', 'int fcntl(int, int, ...)'),
+      ioctl: call('ioctl', 'int ioctl(int, unsigned long, ...)'),
       recvmmsg: call('recvmmsg', 'int recvmmsg(int, void *, unsigned int, int, void *)'),
       sendmmsg: call('sendmmsg', 'int sendmmsg(int, void *, unsigned int, int)'),
       connect: call('connect', 'int connect(int, const void *, uint32_t)'),

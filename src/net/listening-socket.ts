@@ -12,13 +12,17 @@ const F_DUPFD_CLOEXEC = 1030;
 /** Connections that wait to be taken; the kernel cuts it to net.core.somaxconn, which is 4096. */
 export const BACKLOG = 4096;
 /**
- * Bytes that the kernel takes of a connection beyond what is on its way already; connections inherit it. Without it a slow reader has up to 4 MiB
- * waiting in the kernel, which is memory, and may hide for longer than it is given whether the reader takes anything at all. A quarter of this costs some 10 % of speed.
+ * Bytes that the kernel takes of a connection beyond what is on its way already; connections inherit it. Without it a slow reader has up to 4 MiB of copies
+ * waiting in the kernel. A quarter of this costs some 10 % of speed.
  */
 const NOT_SENT_BYTES = 1024 * 1024;
 
-/** Its file number, which is the caller's to close. Undefined without koffi. Throws an Error with the kernel's `code`: EADDRINUSE, EADDRNOTAVAIL, EACCES. */
-export function openListeningSocket(address: Ip4, port: number): number | undefined {
+/**
+ * Its file number, which is the caller's to close. Undefined without koffi. `copied`: what goes to its connections is copied, as with TLS, and is kept short in the
+ * kernel; what is lent (net/pour) takes no memory there, and in pieces as short as that costs half as much again. Throws an Error with the kernel's `code`:
+ * EADDRINUSE, EADDRNOTAVAIL, EACCES.
+ */
+export function openListeningSocket(address: Ip4, port: number, { copied }: { readonly copied: boolean }): number | undefined {
   const c = libc();
   if (!c) return undefined;
   const what = `${address} port ${port}`;
@@ -26,7 +30,7 @@ export function openListeningSocket(address: Ip4, port: number): number | undefi
   try {
     must(c, c.setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, int32(1), 4), what);
     // A kernel that has no such option serves as well.
-    c.setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, int32(NOT_SENT_BYTES), 4);
+    if (copied) c.setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, int32(NOT_SENT_BYTES), 4);
     must(c, c.bind(fd, sockaddr(c, address, port), 16), what);
     must(c, c.listen(fd, BACKLOG), what);
     return fd;

@@ -51,7 +51,9 @@ async function run(data: ThreadData, main: MessagePort): Promise<void> {
     if (tls) withTls.push(server as TlsServer);
     await new Promise<void>((resolve, reject) => {
       server.once('error', (error) => reject(portUnavailable(host, port, error)));
-      server.listen(fd === undefined ? { host, port, backlog: BACKLOG } : { fd: duplicate(fd), backlog: BACKLOG }, resolve);
+      if (fd === undefined) server.listen({ host, port, backlog: BACKLOG }, resolve);
+      // Beside a file number Node reads no `backlog` from the options, and sets 511 (20.20).
+      else server.listen({ fd: duplicate(fd) }, BACKLOG, resolve);
     });
     server.removeAllListeners('error').on('error', (error) => log.error({ err: error, host, port }, 'HTTP listener failed'));
   }

@@ -13,6 +13,7 @@ import type { StageDetail } from '../../src/boot/timeline.ts';
 import type { Answer, Booter } from '../../src/booter.ts';
 import { digestOfBytes } from '../../src/digest.ts';
 import type { FromThread } from '../../src/http/thread-messages.ts';
+import { BACKLOG } from '../../src/net/listening-socket.ts';
 import { curl, dial, openSite, type Site } from './front.ts';
 
 const PORT = 8190;
@@ -60,6 +61,13 @@ async function without<T>(index: number, act: () => Promise<T>): Promise<T> {
     await new Promise<void>((resolve) => next.on('message', ({ kind }: FromThread) => kind === 'listening' && resolve()));
   }
 }
+
+it('a rack that powers on at once finds room in the queue of connections that nobody has taken yet', async () => {
+  await open();
+  const listening = execFileSync('ss', ['-Hltn', `sport = :${PORT}`], { encoding: 'utf8' });
+  // State, Recv-Q, Send-Q: for a listening socket the most that may wait.
+  expect(listening.trim().split(/\s+/)[2]).toBe(String(Math.min(BACKLOG, Number(readFileSync('/proc/sys/net/core/somaxconn', 'utf8')))));
+});
 
 it('both serve, what they count adds up, and one that dies takes its own connections only', async () => {
   const { front } = await open();

@@ -18,7 +18,8 @@ export function drawHttp(outcome: Outcome, targets: readonly Target[]): string {
       [panel('Memory', /^memory$/, () => 'at most'), panel('Leases meanwhile', /^dhcp-p99$/, () => 'p99')],
     ],
     footer: [
-      `${machine.cpus} × ${machine.cpu}, Linux ${machine.kernel}, Node ${machine.node}. Client and server share the processors; the client drops the bytes inside the kernel unless it says that it copies. CPU seconds are the server's.`,
+      `${machine.cpus} × ${machine.cpu}, Linux ${machine.kernel}, Node ${machine.node}. Client and server share the processors; CPU seconds are the server's.`,
+      'The client drops the bytes inside the kernel unless it says that it copies.',
       how.servers.map(({ name, version, variant }) => `${name} ${version}${variant ? `, ${variant}` : ''}`).join(' · '),
     ],
   });

@@ -105,7 +105,7 @@ process.once('SIGTERM', async () => {
 
 /** The sources compiled as `rackseed serve` runs them. `change` answers the text of a file that is to differ. */
 export function buildDaemon(change: (file: string, text: string) => string = (_, text) => text): BuiltTree {
-  const tree = buildTree(readdirSync(join(ROOT, 'src')));
+  const tree = buildTree();
   for (const shared of ['migrations', 'images', 'post-boot', 'boot-profiles']) symlinkSync(join(ROOT, shared), join(tree.dir, shared));
   writeFileSync(join(tree.dir, 'package.json'), readFileSync(join(ROOT, 'package.json')));
   for (const file of readdirSync(join(tree.dir, 'src'), { recursive: true, encoding: 'utf8' }).filter((name) => name.endsWith('.js'))) {

@@ -310,7 +310,7 @@ process.stdin.resume().on('end', () => process.exit());
   let child: ChildProcess | undefined;
 
   beforeAll(() => {
-    tree = buildTree(['dhcp/sockets.ts', 'dhcp/card-ports.ts', 'net', 'threads', 'tftp', 'boot', 'errors.ts', 'addr.ts', 'digest.ts', 'loaders.ts']);
+    tree = buildTree();
     tree.program('echo.js', PROGRAM);
     tree.program('tftp.js', TFTP);
   });

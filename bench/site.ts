@@ -10,6 +10,11 @@ import { cable, createNamespace, type Namespace } from '../src/lab/network.ts';
 /** The server's card and address, and those of the machines, which are all behind one card of their own namespace. */
 export const NET = { card: 'srv0', server: '10.80.0.1', theirCard: 'gen0', theirs: '10.80.0.2', prefix: 14, poolFrom: '10.81.0.0' } as const;
 
+/**
+ * Linux's own congestion control, on the servers' routes, for all of them. A machine whose default is BBR, as some hosting companies have it, paces each connection
+ * by a timer at what it takes for the path's rate; over a veth pair that is 2 to 10 GB/s from one run to the next, whoever serves.
+ */
+const CONGESTION = 'cubic';
 /** The pool: routed to the machines' card, and local there, so that a unicast to any of them needs no ARP of its own. */
 const POOL_ROUTES = ['10.81.0.0/16', '10.82.0.0/15'];
 
@@ -34,7 +39,7 @@ export async function createSite(): Promise<Site> {
   await servers.must(['ip', 'address', 'add', `${NET.server}/${NET.prefix}`, 'dev', NET.card]);
   await machines.must(['ip', 'address', 'add', `${NET.theirs}/${NET.prefix}`, 'dev', NET.theirCard]);
   for (const route of POOL_ROUTES) {
-    await servers.must(['ip', 'route', 'add', route, 'via', NET.theirs]);
+    await servers.must(['ip', 'route', 'add', route, 'via', NET.theirs, 'congctl', CONGESTION]);
     await machines.must(['ip', 'route', 'add', 'local', route, 'dev', 'lo']);
   }
   return {

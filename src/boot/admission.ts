@@ -245,8 +245,8 @@ function fractionOf(key: string): number {
 }
 
 /**
- * Whoever fetches a kernel or an initrd cannot wait (an iPXE reads no Retry-After), nor can a post-boot step that fetches an artifact (curl gives up
- * after a few tries). These need no slot, and a rack that fetches them has few of them at once: its images came one after the other.
+ * Not everybody who fetches a kernel or an initrd can wait (an iPXE does as Retry-After says, without a word on its console; GRUB gives up), nor can a
+ * post-boot step that fetches an artifact (curl gives up after a few tries). These need no slot, and a rack that fetches them has few of them at once: its images came one after the other.
  */
 export function needsSlot(blob: Digest | undefined, bootSets: Iterable<BootSet>): boolean {
   if (blob === undefined) return true;

@@ -10,9 +10,12 @@ export function scriptPath(mac: Mac): string {
   return SCRIPT_ROUTE.replace(':mac', macDashes(mac));
 }
 
+/** Of content-addressed files, as the HTTP server's router reads it. */
+export const BLOB_ROUTE = '/blobs/sha256/:hex';
+
 /** A content-addressed file; the boot's id only tells which boot fetched it. */
 export function blobPath(digest: Digest, bootId?: string): string {
-  return `/blobs/sha256/${hexOf(digest)}${bootId ? `?boot=${bootId}` : ''}`;
+  return `${BLOB_ROUTE.replace(':hex', hexOf(digest))}${bootId ? `?boot=${bootId}` : ''}`;
 }
 
 /** A loader, for firmware that fetches it by HTTP; `:file` gives what the HTTP server's router reads. */
@@ -28,9 +31,12 @@ export function sessionPath(bootId: string, route: 'config' | 'facts' | 'facts.e
   return `/boots/${bootId}/${route}`;
 }
 
-/** Read-only smart Git, for the stock client. */
+/** Of all that Git asks for. */
+export const GIT_PREFIX = '/git';
+
+/** Read-only smart Git, for the stock client; `:repo` gives what the HTTP server's router reads. */
 export function gitPath(repo: string): string {
-  return `/git/${repo}.git`;
+  return `${GIT_PREFIX}/${repo}.git`;
 }
 
 /** The script over TFTP, for an iPXE that asks for it there; the node is told by its address. */

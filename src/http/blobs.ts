@@ -1,20 +1,21 @@
 // The blob route: verified, content-addressed files for machines, with Range, HEAD and strong ETags; tells the Booter when a kernel or initrd was sent whole.
-import type { ServerResponse } from 'node:http';
-import { setImmediate } from 'node:timers/promises';
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import { waitingPhrase, type StreamEnd } from '../boot/admission.ts';
 import type { BootSet } from '../boot/profile.ts';
 import type { BootRequest } from '../boot/request.ts';
+import { BLOB_ROUTE } from '../boot/urls.ts';
 import type { Answer, Booter } from '../booter.ts';
 import type { Digest } from '../digest.ts';
 import { lineOf } from '../errors.ts';
 import type { Log } from '../log.ts';
 import type { VerifiedBlob, VerifiedBlobs } from '../store/verified.ts';
-import { BLOCK, createBlockCache, type BlockReader } from './block-cache.ts';
+import { createBlockCache, type BlockReader } from './block-cache.ts';
 import { createPartsBook, type PartsBook } from './coverage.ts';
 import { remoteIp4 } from './peer.ts';
-import { canPour, pourInto } from './poured.ts';
+import type { Pumps } from './pumps.ts';
+import { byteRange, type ByteRange } from './range.ts';
 import { refusalLine, refuse } from './refusal.ts';
+import { Gone, sendBytes } from './send.ts';
 
 export interface BlobRoutesParts {
   readonly blobs: VerifiedBlobs;
@@ -22,32 +23,23 @@ export interface BlobRoutesParts {
   /** Told of parts of kernels and initrds; default: a book of these routes' own. */
   readonly sent?: PartsBook['sent'];
   readonly log: Log;
+  /** What is large goes out by them; default: all goes out by Node. */
+  readonly pumps?: Pumps;
   /** What blocks in memory may take, in bytes: this thread's share of `http.cacheBytes`. */
   readonly cacheBytes: number;
 }
 
-/** First and last byte, both included. */
-export interface ByteRange {
-  readonly first: number;
-  readonly last: number;
-}
-
+const NO_PUMPS: Pumps = { open: async () => undefined, close: async () => undefined, workers: [] };
 /** From this size on a blob is an image, and needs a slot: what is smaller is through before a queue would have moved. */
 export const IMAGE_BYTES = 16 * 1024 * 1024;
-/** What Node writes of a connection whose socket is full, where the rest goes without a copy. */
-const WAITING_PIECE = 16 * 1024;
-/** A connection sends so much, and then others have their turn. */
-const TURN_BYTES = 2 * BLOCK;
-/** What a connection reads for itself when each block of the cache is being written from: few bytes, for there may be thousands. */
-const OWN_PIECE = 128 * 1024;
 
 /** `GET|HEAD /blobs/sha256/:hex[?boot=<id>]`; a fastify plugin. Refusals are one line of text. */
-export async function blobRoutes(app: FastifyInstance, { blobs, booter, sent: noteSent = createPartsBook(booter).sent, log, cacheBytes }: BlobRoutesParts): Promise<void> {
+export async function blobRoutes(app: FastifyInstance, { blobs, booter, sent: noteSent = createPartsBook(booter).sent, log, pumps = NO_PUMPS, cacheBytes }: BlobRoutesParts): Promise<void> {
   const cache = createBlockCache(cacheBytes);
 
   app.route<{ Params: { hex: string }; Querystring: { boot?: unknown } }>({
     method: ['GET', 'HEAD'],
-    url: '/blobs/sha256/:hex',
+    url: BLOB_ROUTE,
     exposeHeadRoute: false,
     async handler(request, reply) {
       const startedAt = performance.now();
@@ -78,7 +70,7 @@ export async function blobRoutes(app: FastifyInstance, { blobs, booter, sent: no
           if (stage && range && (range.last >= range.first || !isCut)) await noteSent(bootId!, { stage, digest: blob.digest, size: blob.size, ...range, isCut, durationMs: Math.round(performance.now() - startedAt) });
         };
         try {
-          const sent = await send(blob, reader, request, reply, given);
+          const sent = await send({ blob, reader, pumps, given }, request, reply);
           if (sent && endsImage(sent, blob.size)) how = 'whole';
           await note(sent, false);
         } catch (error) {
@@ -115,8 +107,15 @@ function verifyRest(blobs: VerifiedBlobs, digest: Digest, bootSet: BootSet | und
   }
 }
 
+interface Way {
+  readonly blob: VerifiedBlob;
+  readonly reader: BlockReader;
+  readonly pumps: Pumps;
+  readonly given: { first: number; last: number };
+}
+
 /** Writes the whole response; the bytes of the blob that went to the kernel, undefined when there were to be none. */
-async function send(blob: VerifiedBlob, reader: BlockReader, request: FastifyRequest, reply: FastifyReply, given: { first: number; last: number }): Promise<ByteRange | undefined> {
+async function send({ blob, given, ...ways }: Way, request: FastifyRequest, reply: FastifyReply): Promise<ByteRange | undefined> {
   const { headers, method } = request;
   const etag = etagOf(blob.digest);
   const response = reply.hijack().raw;
@@ -131,8 +130,8 @@ async function send(blob: VerifiedBlob, reader: BlockReader, request: FastifyReq
   const ifRange = headers['if-range'];
   const asked = method === 'GET' && (ifRange === undefined || ifRange === etag) ? byteRange(headers.range, blob.size) : undefined;
   if (asked === 'unsatisfiable') {
-    response.writeHead(416, { ...fields, 'content-range': `bytes */${blob.size}`, 'content-type': 'text/plain; charset=utf-8' });
-    response.end(refusalLine('REQUEST_INVALID', `the blob has ${blob.size} bytes`));
+    const why = refusalLine('REQUEST_INVALID', `the blob has ${blob.size} bytes`);
+    response.writeHead(416, { ...fields, 'content-range': `bytes */${blob.size}`, 'content-type': 'text/plain; charset=utf-8', 'content-length': Buffer.byteLength(why) }).end(why);
     return undefined;
   }
   const range = asked ?? { first: 0, last: blob.size - 1 };
@@ -146,82 +145,8 @@ async function send(blob: VerifiedBlob, reader: BlockReader, request: FastifyReq
     response.end();
     return undefined;
   }
-  await sendBytes(blob, reader, range, response, Object.assign(given, { first: range.first, last: range.first - 1 }));
+  await sendBytes({ ...ways, blob, range, response, given: Object.assign(given, { first: range.first, last: range.first - 1 }) });
   return range;
-}
-
-/** Rejects when the client goes away or the file is no longer what was verified. */
-async function sendBytes(blob: VerifiedBlob, reader: BlockReader, { first, last }: ByteRange, response: ServerResponse, given: { last: number }): Promise<void> {
-  await turnOf(response);
-  const write = writerOf(response);
-  let own: Buffer | undefined;
-  let turn = 0;
-  for (let at = first; at <= last; at = given.last + 1) {
-    const index = Math.floor(at / BLOCK);
-    const start = index * BLOCK;
-    const end = Math.min(start + BLOCK, last + 1);
-    const block = await reader.take(index);
-    if (block) {
-      try {
-        if (end <= last) reader.ahead(index + 1);
-        // The head goes out with the first bytes that Node writes.
-        const poured = at === first ? 0 : pourInto(response.socket, block, { from: at - start, to: end - start, more: end <= last });
-        given.last = at + poured - 1;
-        // Only Node can tell when a full socket has room again: when it has written the next piece. What the kernel has keeps the line busy meanwhile.
-        const piece = canPour(response.socket, block) ? WAITING_PIECE : BLOCK;
-        if (at + poured < end) await writeFrom(block.bytes, at + poured - start, Math.min(end - start, at + poured - start + piece));
-      } finally {
-        block.release();
-      }
-    } else {
-      own ??= Buffer.allocUnsafeSlow(OWN_PIECE);
-      const length = Math.min(OWN_PIECE, end - at);
-      await blob.read(own, length, at);
-      await writeFrom(own, 0, length);
-    }
-    turn += given.last + 1 - at;
-    if (turn < TURN_BYTES) continue;
-    // What the kernel takes at once leaves no gap: without this a client that reads as fast as we write would have the loop for itself.
-    turn = 0;
-    await setImmediate();
-  }
-  await write.end();
-
-  async function writeFrom(memory: Buffer, from: number, to: number): Promise<void> {
-    given.last += to - from;
-    await write(memory.subarray(from, to));
-  }
-}
-
-/** A response to a pipelined request holds no memory before the ones ahead of it are out; rejects when the connection ends before. */
-async function turnOf(response: ServerResponse): Promise<void> {
-  // Node emits 'socket' when a response is given its connection; 'close' of one that never was comes from listener.ts.
-  if (!response.socket && !response.destroyed) await new Promise<void>((resolve) => response.once('socket', () => resolve()).once('close', resolve));
-  if (response.destroyed) throw new Gone();
-}
-
-/** Each promise settles when the kernel has the bytes, so that their memory may be used again; it rejects when the connection ends before. */
-function writerOf(response: ServerResponse): { (bytes: Buffer): Promise<void>; end(): Promise<void> } {
-  let fail: ((error: Error) => void) | undefined;
-  let closed = false;
-  response.once('close', () => {
-    closed = true;
-    fail?.(new Gone());
-  });
-  const whenDone = (start: (done: (error?: Error | null) => void) => void): Promise<void> =>
-    new Promise((resolve, reject) => {
-      fail = reject;
-      if (closed || response.destroyed) return reject(new Gone());
-      start((error) => (error ? reject(new Gone()) : resolve()));
-    });
-  return Object.assign((bytes: Buffer) => whenDone((done) => response.write(bytes, done)), { end: () => whenDone((done) => response.end(done)) });
-}
-
-/** The connection ended, by the client or because it was cut. */
-class Gone extends Error {
-  constructor() {
-    super('the client closed the connection');
-  }
 }
 
 function etagOf(digest: Digest): string {
@@ -231,21 +156,6 @@ function etagOf(digest: Digest): string {
 /** The client says that it has these very bytes. */
 function isKnown({ headers }: FastifyRequest, digest: Digest): boolean {
   return matches(headers['if-none-match'], etagOf(digest));
-}
-
-/**
- * RFC 9110 14.1.2. undefined: send the whole (no range, several of them, another unit, or one that cannot be understood).
- * `size` in bytes.
- */
-export function byteRange(header: string | undefined, size: number): ByteRange | 'unsatisfiable' | undefined {
-  const match = /^bytes=[ \t]*(\d*)-(\d*)[ \t]*$/i.exec(header ?? '');
-  const [from, to] = [match?.[1] ?? '', match?.[2] ?? ''];
-  if (from === '' && to === '') return undefined;
-  if (from === '') return Number(to) === 0 || size === 0 ? 'unsatisfiable' : { first: Math.max(0, size - Number(to)), last: size - 1 };
-  const first = Number(from);
-  const last = to === '' ? size - 1 : Math.min(Number(to), size - 1);
-  if (to !== '' && Number(to) < first) return undefined;
-  return first >= size ? 'unsatisfiable' : { first, last };
 }
 
 /** RFC 9110 13.1.2: weak comparison, any of a list, `*` is any. */

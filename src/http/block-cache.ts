@@ -21,6 +21,8 @@ export interface BlockReader {
    * bounded. Rejects as the blob's `read` does.
    */
   take(index: number): Promise<LentBlock | undefined>;
+  /** That block, and those behind it that are in memory: `most` in all, fewer while much of the cache is lent. None when `take` has none. */
+  takeRun(index: number, most: number): Promise<LentBlock[]>;
   /** Begins to read a block that is wanted soon. */
   ahead(index: number): void;
   /** Gives the blob back as soon as nothing is being read from it any more. */
@@ -63,6 +65,8 @@ export function createBlockCache(bytes: number): BlockCache {
   const byBlock = new Map<string, Slot>();
   const readers = new Map<string, Set<Reader>>();
   let clock = 0;
+  /** Slots with users. */
+  let lent = 0;
 
   const keyOf = (digest: string, index: number): string => `${digest}/${index}`;
 
@@ -102,6 +106,15 @@ export function createBlockCache(bytes: number): BlockCache {
     return slot;
   }
 
+  function use(slot: Slot): void {
+    if (slot.users++ === 0) lent++;
+    slot.usedAt = ++clock;
+  }
+  function unuse(slot: Slot): void {
+    if (--slot.users === 0) lent--;
+  }
+  const blockOf = (slot: Slot): LentBlock => ({ bytes: slot.page.bytes.subarray(0, slot.length), address: slot.page.address, release: () => unuse(slot) });
+
   function load(blob: VerifiedBlob, index: number): Slot | undefined {
     const slot = freeSlot();
     if (!slot) return undefined;
@@ -138,25 +151,39 @@ export function createBlockCache(bytes: number): BlockCache {
         }
         return slot;
       };
-      return {
-        async take(index) {
-          reader.next = index;
-          for (;;) {
-            const known = byBlock.get(keyOf(blob.digest, index));
-            const slot = known ?? loadOwn(index);
-            if (!slot) return undefined;
-            slot.users += 1;
-            slot.usedAt = ++clock;
-            try {
-              await slot.loading;
-            } catch (error) {
-              slot.users -= 1;
-              // Another download's file may be another one than ours.
-              if (known) continue;
-              throw error;
-            }
-            return { bytes: slot.page.bytes.subarray(0, slot.length), address: slot.page.address, release: () => void (slot.users -= 1) };
+      async function take(index: number): Promise<LentBlock | undefined> {
+        reader.next = index;
+        for (;;) {
+          const known = byBlock.get(keyOf(blob.digest, index));
+          const slot = known ?? loadOwn(index);
+          if (!slot) return undefined;
+          use(slot);
+          try {
+            await slot.loading;
+          } catch (error) {
+            unuse(slot);
+            // Another download's file may be another one than ours.
+            if (known) continue;
+            throw error;
           }
+          return blockOf(slot);
+        }
+      }
+      return {
+        take,
+        async takeRun(index, most) {
+          const first = await take(index);
+          if (!first) return [];
+          const run = [first];
+          // Half of the slots are for those who come to a block that nobody has yet.
+          while (run.length < most && 2 * lent < capacity) {
+            const slot = byBlock.get(keyOf(blob.digest, index + run.length));
+            if (!slot || slot.loading) break;
+            use(slot);
+            run.push(blockOf(slot));
+            reader.next = index + run.length - 1;
+          }
+          return run;
         },
         ahead(index) {
           if (index * BLOCK < blob.size && !byBlock.has(keyOf(blob.digest, index))) loadOwn(index);

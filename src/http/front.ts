@@ -1,6 +1,7 @@
 // The machines' HTTP server as the daemon has it: its threads, which are started anew when they die, and the sockets that they share.
 import { randomBytes } from 'node:crypto';
 import { closeSync, readFileSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { MessageChannel, Worker } from 'node:worker_threads';
 import type { Ip4 } from '../addr.ts';
@@ -18,6 +19,7 @@ import { createChildren } from '../threads/children.ts';
 import { threadCount } from '../threads/count.ts';
 import { threadEntry } from '../threads/entry.ts';
 import { keepAlive } from '../threads/life.ts';
+import { createNoted } from '../threads/noted.ts';
 import { expose, fromCrossing } from '../threads/rpc.ts';
 import { createCounters, CUTS, STATUS_CLASSES, sumOf } from './counters.ts';
 import { createPartsBook } from './coverage.ts';
@@ -72,6 +74,7 @@ export async function startFront(parts: FrontParts): Promise<Front> {
   const listeners = openListeners(parts);
   const counters = Array.from({ length: count }, () => createCounters());
   const children = counters.map(() => createChildren());
+  const files = counters.map(() => createNoted(LIMITS.connections));
   const workers: (Worker | undefined)[] = new Array<undefined>(count).fill(undefined);
   const write = lineWriter(log);
   const aborter = new AbortController();
@@ -94,6 +97,8 @@ export async function startFront(parts: FrontParts): Promise<Front> {
       ...(parts.publicBase === undefined ? {} : { publicBase: parts.publicBase }),
       verdicts: verdicts.all(),
       children: children[index]!.shared,
+      files: files[index]!.shared,
+      pumps: Math.ceil(availableParallelism() / count),
       gitLimits: { children: Math.ceil(GIT_CHILDREN / count) },
       loaders: loaders.names.map((name) => ({ name, digest: loaders.digests[name]!, bytes: loaders.get(name)! })),
       repos: { dirs: Object.fromEntries(repos.status().flatMap(({ name }) => (repos.dir(name) === undefined ? [] : [[name, repos.dir(name)!]]))), environment: { ...repos.environment() } },
@@ -130,6 +135,8 @@ export async function startFront(parts: FrontParts): Promise<Front> {
         port1.close();
         counters[index]!.forgetConnections();
         held.releaseAll();
+        // Numbers are the whole process': what a dead thread had opened past Node is still open.
+        for (const fd of files[index]!.take()) closeSync(fd);
         void children[index]!.end().then(() => resolve(why ?? new Error(`exit code ${code}`)));
       });
     });

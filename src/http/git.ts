@@ -6,6 +6,7 @@ import { promisify } from 'node:util';
 import { gunzip } from 'node:zlib';
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import type { Logger } from 'pino';
+import { gitPath, GIT_PREFIX } from '../boot/urls.ts';
 import type { Booter } from '../booter.ts';
 import { lineOf, type ErrorCode } from '../errors.ts';
 import type { Repos } from '../postboot/repos.ts';
@@ -90,7 +91,7 @@ export async function gitRoutes(app: FastifyInstance, options: GitRoutesOptions)
     const ip = remoteIp4(request);
     const { decision } = await booter.ask({ via: 'http', asker: 'os', ...(ip ? { ip } : {}) });
     if (decision.kind === 'silent') throw new Refusal(404, `${ip ?? 'this'} is not a machine we serve: ${decision.why}`, undefined, 'NODE_UNKNOWN');
-    const directory = repo.endsWith('.git') ? repos.dir(repo.slice(0, -'.git'.length)) : undefined;
+    const directory = repos.dir(repo);
     if (directory === undefined) throw new Refusal(404, 'no such repository');
     return directory;
   }
@@ -130,7 +131,7 @@ export async function gitRoutes(app: FastifyInstance, options: GitRoutesOptions)
     return out;
   }
 
-  app.get('/git/:repo/info/refs', { exposeHeadRoute: false }, async (request, reply) => {
+  app.get(`${gitPath(':repo')}/info/refs`, { exposeHeadRoute: false }, async (request, reply) => {
     const directory = await directoryFor(request);
     const { service } = request.query as { service?: unknown };
     if (service === 'git-receive-pack') throw new Refusal(403, 'this repository is read-only');
@@ -148,7 +149,7 @@ export async function gitRoutes(app: FastifyInstance, options: GitRoutesOptions)
     return reply.headers(NO_CACHE).type('application/x-git-upload-pack-advertisement').send(Buffer.concat([Buffer.from(first), ...chunks]));
   });
 
-  app.post('/git/:repo/git-upload-pack', async (request, reply) => {
+  app.post(`${gitPath(':repo')}/git-upload-pack`, async (request, reply) => {
     const directory = await directoryFor(request);
     if (request.headers['content-type'] !== 'application/x-git-upload-pack-request') throw new Refusal(415, 'not a git-upload-pack request');
     const body = await readBody(request, limits.bodyBytes);
@@ -158,10 +159,10 @@ export async function gitRoutes(app: FastifyInstance, options: GitRoutesOptions)
     return reply.headers(NO_CACHE).type('application/x-git-upload-pack-result').send(out);
   });
 
-  app.post('/git/:repo/git-receive-pack', () => {
+  app.post(`${gitPath(':repo')}/git-receive-pack`, () => {
     throw new Refusal(403, 'this repository is read-only');
   });
-  app.all('/git/*', (_request: FastifyRequest, _reply: FastifyReply) => {
+  app.all(`${GIT_PREFIX}/*`, (_request: FastifyRequest, _reply: FastifyReply) => {
     throw new Refusal(404, 'no such thing here: only `git clone` is served');
   });
 }

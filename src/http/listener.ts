@@ -3,9 +3,8 @@ import { createServer, STATUS_CODES, type IncomingMessage, type RequestListener,
 import { createServer as createTlsServer } from 'node:https';
 import type { Socket } from 'node:net';
 import type { SecureContextOptions } from 'node:tls';
-import { unacknowledged } from '../net/unacknowledged.ts';
+import { tcpProgress } from '../net/tcp.ts';
 import type { Counter, Counters } from './counters.ts';
-import { pouredBytes, sentBytes } from './poured.ts';
 import { refusalLine } from './refusal.ts';
 import { MachineResponse } from './response.ts';
 import { whoYields, type Candidate } from './room.ts';
@@ -62,7 +61,7 @@ interface Connection extends Candidate {
   /** Those that are not through, and the latest of them. */
   readonly responses: Set<ServerResponse>;
   response?: ServerResponse;
-  /** Of its bytes, those that were counted. */
+  /** Of the bytes that Node has for it, those that were counted. */
   counted: number;
   /** How far the peer has taken what we sent, and when that changed. */
   taken: number;
@@ -170,7 +169,7 @@ export function createListeners(handler: RequestListener, counters: Counters, li
     if (!connection || !connections.has(connection)) return void socket.destroy();
     // An honest client may have two: its next request is read before we are told that the last response is out.
     if (connection.responses.size >= limits.requestsOfConnection) return cut(socket, 'crowded');
-    if (connection.responses.size === 0) goesOn(connection, takenBy(socket), performance.now());
+    if (connection.responses.size === 0) goesOn(connection, progressOf(socket).taken, performance.now());
     connection.responses.add(response);
     connection.response = response;
     answering.add(connection);
@@ -181,9 +180,8 @@ export function createListeners(handler: RequestListener, counters: Counters, li
         connection.quietSince = performance.now();
       }
       if (response.headersSent) counters.add(`${Math.min(5, Math.floor(response.statusCode / 100))}xx` as Counter);
-      const sent = sentBytes(socket);
-      counters.add('bytes', sent - connection.counted);
-      connection.counted = sent;
+      counters.add('bytes', socket.bytesWritten - connection.counted);
+      connection.counted = socket.bytesWritten;
     });
     handler(request, response);
   }
@@ -193,9 +191,9 @@ export function createListeners(handler: RequestListener, counters: Counters, li
     const now = performance.now();
     for (const connection of answering) {
       const socket = connection.socket!;
-      const taken = takenBy(socket);
+      const { taken, waits } = progressOf(socket);
       // With nothing to take it waits for us.
-      if (socket.writableLength === 0) goesOn(connection, taken, now);
+      if (!waits) goesOn(connection, taken, now);
       else if (taken !== connection.taken) Object.assign(connection, { taken, takenAt: now });
       else if (now - connection.takenAt >= stalledMs) cut(socket, 'stalled');
       const { mark } = connection;
@@ -275,8 +273,9 @@ function tcpOf(socket: Socket): Handle | undefined {
   return handle?._parent ?? handle ?? undefined;
 }
 
-/** Bytes that the peer has, without koffi: that the kernel took for it. Node itself reads this for its timeouts: what else it has tells of whole writes only. */
-function takenBy(socket: Socket): number {
+/** Bytes that the peer has taken, without koffi: that the kernel has taken for it, as Node itself reads it for its timeouts; and whether there are more for it. */
+function progressOf(socket: Socket): { readonly taken: number; readonly waits: boolean } {
   const tcp = tcpOf(socket);
-  return tcp ? tcp.bytesWritten - tcp.writeQueueSize + pouredBytes(socket) - unacknowledged(tcp.fd) : -1;
+  const known = tcp && tcpProgress(tcp.fd);
+  return { taken: known?.acknowledged ?? (tcp ? tcp.bytesWritten - tcp.writeQueueSize : -1), waits: socket.writableLength > 0 || known?.waits === true };
 }

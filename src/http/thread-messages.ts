@@ -34,6 +34,10 @@ export interface ThreadData {
   readonly verdicts: readonly Verdict[];
   /** Where the thread notes the programs that it starts. */
   readonly children: SharedArrayBuffer;
+  /** Where it notes the file numbers that nobody would close behind it. */
+  readonly files: SharedArrayBuffer;
+  /** Threads that it may start for what is large. */
+  readonly pumps: number;
   /** This thread's share. */
   readonly cacheBytes: number;
   readonly publicBase?: string;

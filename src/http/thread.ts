@@ -8,6 +8,7 @@ import type { Repos } from '../postboot/repos.ts';
 import { createVerdicts } from '../store/verdicts.ts';
 import { createVerifiedBlobs } from '../store/verified.ts';
 import { createChildren } from '../threads/children.ts';
+import { createNoted } from '../threads/noted.ts';
 import { remote, toCrossing } from '../threads/rpc.ts';
 import { blobRoutes } from './blobs.ts';
 import { createCounters } from './counters.ts';
@@ -16,6 +17,7 @@ import { gitRoutes } from './git.ts';
 import { createListeners, type TlsServer } from './listener.ts';
 import { loaderRoutes } from './loaders.ts';
 import { machineRoutes } from './machines.ts';
+import { createPumps } from './pumps.ts';
 import { createHttp, portUnavailable } from './server.ts';
 import { FRONT_CALLS, type FrontCalls, type FromThread, type ThreadData, type ToThread } from './thread-messages.ts';
 
@@ -36,15 +38,18 @@ async function run(data: ThreadData, main: MessagePort): Promise<void> {
   verdicts.onNote((verdict) => say({ kind: 'verdict', verdict }));
   const blobs = createVerifiedBlobs({ stateDir: data.stateDir, verdicts, onRotten: (digest, why, movedTo) => say({ kind: 'rotten', digest, why, ...(movedTo === undefined ? {} : { movedTo }) }) });
 
+  const counters = createCounters(data.counters);
+  const pumps = createPumps({ log, onSent: (bytes) => counters.add('bytes', bytes), threads: data.pumps, noteFile: createNoted(0, data.files).note });
+
   const app = await createHttp('machines', log, async (routes) => {
     await routes.register(machineRoutes, { booter, log, ...(data.publicBase === undefined ? {} : { publicBase: data.publicBase }) });
-    await routes.register(blobRoutes, { blobs, booter, sent, log, cacheBytes: data.cacheBytes });
+    await routes.register(blobRoutes, { blobs, booter, sent, log, pumps, cacheBytes: data.cacheBytes });
     await routes.register(loaderRoutes, { loaders: asLoaders, booter });
     await routes.register(gitRoutes, { repos, booter, log, limits: data.gitLimits, noteChild: createChildren(data.children).note });
   });
   await app.ready();
 
-  const listeners = createListeners(app.routing, createCounters(data.counters), data.limits);
+  const listeners = createListeners(app.routing, counters, data.limits);
   const withTls: TlsServer[] = [];
   for (const { host, port, tls, fd } of data.listeners) {
     const server = tls ? listeners.https(data.tls!) : listeners.http();
@@ -70,6 +75,7 @@ async function run(data: ThreadData, main: MessagePort): Promise<void> {
     }
     void listeners
       .close()
+      .then(() => pumps.close())
       .then(() => app.close())
       .catch((error: unknown) => log.error({ err: error }, 'an HTTP thread did not stop cleanly'))
       .finally(() => say({ kind: 'stopped' }));

@@ -6,6 +6,8 @@ import { getSystemErrorName } from 'node:util';
 export interface Libc {
   socket(family: number, type: number, protocol: number): number;
   setsockopt(fd: number, level: number, option: number, value: Uint8Array, length: number): number;
+  /** `length` is an int32 in and out. */
+  getsockopt(fd: number, level: number, option: number, value: Uint8Array, length: Uint8Array): number;
   bind(fd: number, address: Uint8Array, length: number): number;
   listen(fd: number, backlog: number): number;
   /** F_DUPFD_CLOEXEC and its like: one whole number as argument. */
@@ -31,6 +33,8 @@ export interface Libc {
   epoll_create1(flags: number): number;
   epoll_ctl(epoll: number, operation: number, fd: number, event: Uint8Array | null): number;
   epoll_wait(epoll: number, events: Uint8Array, most: number, timeoutMs: number): number;
+  /** `which` 0 and `who` 0: the calling thread. */
+  setpriority(which: number, who: number, nice: number): number;
   /** `status` null: nobody wants to know. 0: it has not ended. */
   waitpid(pid: number, status: null, options: number): number;
   /** `ends` gets two int32: where to read, where to write. */
@@ -77,6 +81,7 @@ function load(): Libc | undefined {
     return {
       socket: call('socket', 'int socket(int, int, int)'),
       setsockopt: call('setsockopt', 'int setsockopt(int, int, int, const void *, uint32_t)'),
+      getsockopt: call('getsockopt', 'int getsockopt(int, int, int, void *, void *)'),
       bind: call('bind', 'int bind(int, const void *, uint32_t)'),
       listen: call('listen', 'int listen(int, int)'),
       fcntl: call('fcntl', 'int fcntl(int, int, ...)'),
@@ -98,6 +103,7 @@ function load(): Libc | undefined {
       epoll_create1: call('epoll_create1', 'int epoll_create1(int)'),
       epoll_ctl: call('epoll_ctl', 'int epoll_ctl(int, int, int, const void *)'),
       epoll_wait: call('epoll_wait', 'int epoll_wait(int, void *, int, int)'),
+      setpriority: call('setpriority', 'int setpriority(int, unsigned int, int)'),
       waitpid: call('waitpid', 'int waitpid(int, void *, int)'),
       pipe2: call('pipe2', 'int pipe2(void *, int)'),
       // What these move fits 32 bits: the pipe has 1 MiB.

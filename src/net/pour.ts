@@ -18,15 +18,8 @@ const F_SETPIPE_SZ = 1031;
 /** The most that an ordinary user may have, and each call costs: with pieces of 128 KiB the same bytes take 1.7 times the CPU (measured). */
 const PIPE_BYTES = 1024 * 1024;
 
-let opened: Pour | 'impossible' | undefined;
-
-/** One pipe for all sockets of this thread: it is empty between two calls. undefined without koffi, and on a kernel that does not do it. */
-export function pouring(): Pour | undefined {
-  opened ??= open() ?? 'impossible';
-  return opened === 'impossible' ? undefined : opened;
-}
-
-function open(): Pour | undefined {
+/** One pipe for all sockets that it pours into: it is empty between two calls. undefined without koffi, and where the kernel does not do it. */
+export function openPour(): Pour | undefined {
   const c = libc();
   if (!c) return undefined;
   const ends = Buffer.alloc(8);
@@ -44,21 +37,25 @@ function open(): Pour | undefined {
   c.fcntl(to, F_SETPIPE_SZ, 'int', PIPE_BYTES);
   // struct iovec
   const piece = Buffer.alloc(16);
+  function lend(address: number, length: number): number {
+    piece.writeBigUInt64LE(BigInt(address), 0);
+    piece.writeBigUInt64LE(BigInt(Math.min(PIPE_BYTES, length)), 8);
+    return c!.vmsplice(to, piece, 1, SPLICE_F_NONBLOCK);
+  }
+  function drop(length: number): void {
+    for (let left = length; left > 0; ) left -= must(c!, c!.splice(from, null, nowhere, null, left, 0), 'splice');
+  }
+  // Not allowed, or not known.
+  if (lend(Number(c.addressOf(ends)), 1) !== 1) return undefined;
+  drop(1);
   return (socket, address, length, more) => {
     for (let done = 0; ; ) {
-      piece.writeBigUInt64LE(BigInt(address + done), 0);
-      piece.writeBigUInt64LE(BigInt(Math.min(PIPE_BYTES, length - done)), 8);
-      const lent = c.vmsplice(to, piece, 1, SPLICE_F_NONBLOCK);
-      if (lent <= 0) {
-        // Not allowed, or not known: it will not be the next time either.
-        opened = 'impossible';
-        return done;
-      }
+      const lent = must(c, lend(address + done, length - done), 'vmsplice');
       for (let left = lent; left > 0; ) {
         const taken = c.splice(from, null, socket, null, left, SPLICE_F_NONBLOCK | (more || done + left < length ? SPLICE_F_MORE : 0));
         if (taken <= 0) {
           // Nobody's: the pipe is for the next one.
-          while (left > 0) left -= must(c, c.splice(from, null, nowhere, null, left, 0), 'splice');
+          drop(left);
           return done;
         }
         done += taken;

@@ -1,7 +1,8 @@
-// The programs that a thread started, in memory that outlives it: whoever starts a thread ends what a dead one left behind.
+// The programs that a thread started: whoever starts a thread ends what a dead one left behind.
 import { readFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { libc } from '../net/libc.ts';
+import { createNoted } from './noted.ts';
 
 /** Of one thread at a time. */
 const MOST = 64;
@@ -18,21 +19,9 @@ export interface Children {
   end(): Promise<void>;
 }
 
-export function createChildren(shared = new SharedArrayBuffer(4 * MOST)): Children {
-  const pids = new Int32Array(shared);
-  return {
-    shared,
-    note(pid) {
-      const at = pids.indexOf(0);
-      if (at >= 0) Atomics.store(pids, at, pid);
-      return () => void (at >= 0 && Atomics.compareExchange(pids, at, pid, 0));
-    },
-    async end() {
-      const left = [...pids].filter((pid) => pid !== 0);
-      pids.fill(0);
-      await Promise.all(left.map(endGroup));
-    },
-  };
+export function createChildren(shared?: SharedArrayBuffer): Children {
+  const pids = createNoted(MOST, shared);
+  return { shared: pids.shared, note: pids.note, end: async () => void (await Promise.all(pids.take().map(endGroup))) };
 }
 
 async function endGroup(pid: number): Promise<void> {

@@ -101,7 +101,8 @@ export async function dial(port: number, { from, to = '127.0.0.1' }: { readonly 
   socket.on('error', () => undefined);
   socket.on('data', (chunk: Buffer) => chunks.push(chunk));
   const closed = new Promise<void>((resolve) => socket.once('close', () => resolve()));
-  await Promise.race([once(socket, 'connect'), closed]);
+  // A reset may come before this end knows that it is connected.
+  await Promise.race([once(socket, 'connect').catch(() => closed), closed]);
   return { socket, text: () => Buffer.concat(chunks).toString('latin1'), closed };
 }
 

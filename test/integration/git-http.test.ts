@@ -52,10 +52,10 @@ afterAll(async () => {
   rmSync(dir, { recursive: true, force: true });
 });
 
-async function serve(options: { booter?: Pick<Booter, 'ask'>; limits?: Partial<GitLimits> } = {}): Promise<{ base: string; port: number; app: FastifyInstance }> {
+async function serve(options: { booter?: Pick<Booter, 'ask'>; limits?: Partial<GitLimits>; dir?: Repos['dir'] } = {}): Promise<{ base: string; port: number; app: FastifyInstance }> {
   const app = Fastify({ forceCloseConnections: true });
   apps.push(app);
-  await app.register(gitRoutes, { repos, booter: options.booter ?? known, log: quiet, ...(options.limits ? { limits: options.limits } : {}) });
+  await app.register(gitRoutes, { repos: { environment: repos.environment, dir: options.dir ?? repos.dir }, booter: options.booter ?? known, log: quiet, ...(options.limits ? { limits: options.limits } : {}) });
   await app.listen({ host: '127.0.0.1', port: 0 });
   const { port } = app.server.address() as AddressInfo;
   return { base: `http://127.0.0.1:${port}`, port, app };
@@ -119,6 +119,12 @@ describe('the stock client', () => {
     expect((await client('ls-remote', `${base}/git/site.git`)).out.trim().split('\n')).toEqual([`${big}\trefs/heads/pin/${big}`]);
     const shipped = (await client('ls-remote', `${base}/git/post-boot.git`)).out;
     expect(shipped.trim().split('\n').map((line) => line.split('\t')[1])).toEqual(['HEAD', 'refs/heads/main', `refs/heads/pin/${commit}`]);
+  });
+
+  test('finds a repository by its whole name, dots, dashes and all, and by nothing less', async () => {
+    const { base } = await serve({ dir: (name) => (name === 'v1.2.git-x' ? repos.dir('post-boot') : undefined) });
+    expect((await clone(base, 'v1.2.git-x', commit)).head).toBe(commit);
+    for (const less of ['v1.2', 'v1', 'x', '']) expect((await clone(base, less, commit)).out).toContain('not found');
   });
 
   test('cannot push', async () => {

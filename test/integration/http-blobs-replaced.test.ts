@@ -13,6 +13,7 @@ import { afterAll, beforeAll, expect, it } from 'vitest';
 import { blobPath } from '../../src/boot/urls.ts';
 import { digestOfBytes } from '../../src/digest.ts';
 import { blobRoutes } from '../../src/http/blobs.ts';
+import { createPumps, type Pumps } from '../../src/http/pumps.ts';
 import { createHttp } from '../../src/http/server.ts';
 import { createLog } from '../../src/log.ts';
 import { createBlobStore, type BlobStore } from '../../src/store/blobs.ts';
@@ -36,6 +37,7 @@ const digest = digestOfBytes(content);
 let dir: string;
 let blobs: BlobStore;
 let app: FastifyInstance;
+let pumps: Pumps;
 let url: string;
 let rotten = 0;
 /** Downloads that were cut because their file changed. */
@@ -57,14 +59,16 @@ beforeAll(async () => {
   await blobs.add(Readable.from([content]));
   const log = createLog('warn', { write: (line) => void (/the blob's file|keeps changing/.test(line) && (caught += 1)) });
   const booter = { ask: async () => ({ decision: { kind: 'boot', bootSet: 'x' } as const }), seen: async () => undefined, release: async () => undefined };
+  pumps = createPumps({ log });
   // One block for all: the other downloads read small pieces of the file while it changes.
-  const parts = { blobs: createVerifiedBlobs({ stateDir: dir, onRotten: () => void (rotten += 1) }), booter, log, cacheBytes: 1 << 20 };
+  const parts = { blobs: createVerifiedBlobs({ stateDir: dir, onRotten: () => void (rotten += 1) }), booter, log, pumps, cacheBytes: 1 << 20 };
   app = await createHttp('machines', log, async (instance) => void (await instance.register(blobRoutes, parts)));
   await app.listen({ host: '127.0.0.1', port: 0 });
   url = `http://127.0.0.1:${(app.server.address() as AddressInfo).port}${blobPath(digest)}`;
 });
 afterAll(async () => {
   await app.close();
+  await pumps.close();
   for (const [path, value] of before) writeFileSync(path, value);
   rmSync(dir, { recursive: true, force: true });
 });

@@ -13,7 +13,9 @@ import type { Boot, StageDetail } from '../../src/boot/timeline.ts';
 import { blobPath } from '../../src/boot/urls.ts';
 import type { Answer } from '../../src/booter.ts';
 import { digestOfBytes, hexOf } from '../../src/digest.ts';
-import { blobRoutes, byteRange } from '../../src/http/blobs.ts';
+import { blobRoutes } from '../../src/http/blobs.ts';
+import { createPumps, type Pumps } from '../../src/http/pumps.ts';
+import { byteRange } from '../../src/http/range.ts';
 import { createHttp } from '../../src/http/server.ts';
 import { createLog } from '../../src/log.ts';
 import { createBlobStore, type BlobStore } from '../../src/store/blobs.ts';
@@ -74,6 +76,7 @@ describe('the blob route', () => {
   let dir: string;
   let blobs: BlobStore;
   let app: FastifyInstance;
+  let pumps: Pumps;
   let base: string;
   let logged: string[];
 
@@ -85,12 +88,14 @@ describe('the blob route', () => {
     logged = [];
     const log = createLog('debug', { write: (line) => void logged.push(line) });
     const verified = createVerifiedBlobs({ stateDir: dir, onRotten: (digest, why) => void rotten.push([digest, why]) });
-    app = await createHttp('machines', log, async (instance) => void (await instance.register(blobRoutes, { blobs: verified, booter, log, cacheBytes: 16 << 20 })));
+    pumps = createPumps({ log });
+    app = await createHttp('machines', log, async (instance) => void (await instance.register(blobRoutes, { blobs: verified, booter, log, pumps, cacheBytes: 16 << 20 })));
     await app.listen({ host: '127.0.0.1', port: 0 });
     base = `http://127.0.0.1:${(app.server.address() as AddressInfo).port}`;
   });
   afterAll(async () => {
     await app.close();
+    await pumps.close();
     rmSync(dir, { recursive: true, force: true });
   });
   beforeEach(() => {

@@ -1,8 +1,8 @@
 // Hostile HTTP over raw sockets: names that lead out of what is served, links, and requests that are broken in every way; the threads live on.
-import { symlinkSync, mkdirSync } from 'node:fs';
+import { mkdirSync, readFileSync, symlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest';
 import { HOSTILE_NAMES, NUL_NAMES, SYMLINKS } from '../hostile-names.ts';
 import { mutate, seededRandom } from '../mutate.ts';
 import { curl, dial, LOADER, openSite, say, SECRET, type Site } from './front.ts';
@@ -124,39 +124,56 @@ describe('requests that are broken', () => {
 describe('2,000 slow connections', () => {
   const SLOW_PORT = 8182;
   const FILE = Buffer.alloc(20 << 20, 'twenty MiB that an honest machine wants');
+  const ROUNDS = 3;
+  const BOOTS = 15;
 
-  it('slow an honest download of 20 MiB by far less than four times', { timeout: 120_000 }, async () => {
+  // The issue's own bound, and a ratio: alone and among them in turn, medians of both, so that another program's turn on this machine is in neither.
+  it('slow the script and 20 MiB of an honest machine less than twice', { timeout: 180_000 }, async () => {
     const busy = await openSite({ port: SLOW_PORT, threads: 2 });
+    onTestFinished(() => busy.stop());
     const path = await busy.publish(FILE);
-    const download = async (): Promise<number> => {
-      const startedAt = performance.now();
-      const { out } = await curl(busy.base + path);
-      const ms = performance.now() - startedAt;
-      expect(out.equals(FILE)).toBe(true);
-      return ms;
+    const got = join(busy.dir, 'got');
+    /** Milliseconds, as curl has them: its own start and end are no part of it. */
+    const boot = async (): Promise<number> => {
+      const { code, out } = await curl('-f', '-w', '%{size_download} %{time_total}\n', '-o', got, `${busy.base}/script/${MAC}`, '-o', '/dev/null', busy.base + path);
+      const [script, file] = out.toString().trim().split('\n').map((line) => line.split(' ').map(Number));
+      expect([code, file?.[0]]).toEqual([0, FILE.length]);
+      expect(readFileSync(got, 'utf8')).toMatch(/^#!ipxe/);
+      return (script![1]! + file![1]!) * 1000;
     };
-    const median = async (): Promise<number> => {
+    const boots = async (): Promise<number> => {
       const all: number[] = [];
-      for (let n = 0; n < 15; n++) all.push(await download());
-      return all.sort((a, b) => a - b)[7]!;
+      for (let n = 0; n < BOOTS; n++) all.push(await boot());
+      return middle(all);
     };
-    await download();
-    const alone = await median();
-    const slow = await Promise.all(Array.from({ length: 2_000 }, (_, n) => dial(SLOW_PORT, { from: `127.0.9.${1 + (n % 16)}` })));
-    for (const { socket } of slow) socket.write('GET /script/52:54:00:00:00:01 HTTP/1.1\r\nx-a: ');
-    // Each says a byte a second, 100 of them at a time.
-    let next = 0;
-    const trickle = setInterval(() => {
-      for (let n = 0; n < 100; n++) slow[next++ % slow.length]!.socket.write('x');
-    }, 50);
-    await expect.poll(() => busy.front.figures().connections, { timeout: 20_000 }).toBe(2_000);
-    const among = await median();
-    clearInterval(trickle);
-    expect(busy.front.figures().connections).toBe(2_000);
-    console.log(`20 MiB: ${alone.toFixed(0)} ms alone, ${among.toFixed(0)} ms among 2,000 slow connections: ${(among / alone).toFixed(2)} times`);
-    expect(among / alone).toBeLessThan(4);
-    for (const { socket } of slow) socket.destroy();
-    await expect.poll(() => busy.front.figures().connections, { timeout: 20_000 }).toBe(0);
-    await busy.stop();
+    const connections = () => expect.poll(() => busy.front.figures().connections, { timeout: 20_000, interval: 20 });
+    const ratios: number[] = [];
+    await boot();
+    for (let round = 0; round < ROUNDS; round++) {
+      const alone = await boots();
+      const slow = await Promise.all(Array.from({ length: 2_000 }, (_, n) => dial(SLOW_PORT, { from: `127.0.9.${1 + (n % 16)}` })));
+      // A failed round must not leave them to the file's other tests.
+      onTestFinished(() => slow.forEach(({ socket }) => socket.destroy()));
+      for (const { socket } of slow) socket.write('GET /script/52:54:00:00:00:01 HTTP/1.1\r\nx-a: ');
+      // Each says a byte a second, 100 of them at a time.
+      let next = 0;
+      const trickle = setInterval(() => {
+        for (let n = 0; n < 100; n++) slow[next++ % slow.length]!.socket.write('x');
+      }, 50).unref();
+      onTestFinished(() => clearInterval(trickle));
+      await connections().toBe(2_000);
+      const among = await boots();
+      expect((await curl(busy.base + path)).out.equals(FILE)).toBe(true);
+      clearInterval(trickle);
+      expect(busy.front.figures().cuts.slow).toBe(0);
+      await connections().toBe(2_000);
+      for (const { socket } of slow) socket.destroy();
+      await connections().toBe(0);
+      console.log(`script and 20 MiB: ${alone.toFixed(1)} ms alone, ${among.toFixed(1)} ms among 2,000 slow connections: ${(among / alone).toFixed(2)} times`);
+      ratios.push(among / alone);
+    }
+    expect(middle(ratios)).toBeLessThan(2);
   });
 });
+
+const middle = (values: readonly number[]): number => [...values].sort((a, b) => a - b)[values.length >> 1]!;

@@ -15,7 +15,6 @@ import { blobPath } from '../../src/boot/urls.ts';
 import { createBooter, type Booter } from '../../src/booter.ts';
 import { digestOfBytes, hexOf } from '../../src/digest.ts';
 import { blobRoutes } from '../../src/http/blobs.ts';
-import { sentBytes } from '../../src/http/poured.ts';
 import { createHttp } from '../../src/http/server.ts';
 import { createLog } from '../../src/log.ts';
 import { createBlobStore } from '../../src/store/blobs.ts';
@@ -116,8 +115,8 @@ async function serve(maxStreams: number): Promise<void> {
       const ip = socket.remoteAddress ?? '';
       ranges.push([ip, request.headers.range ?? '']);
       if (cutOnce?.(ip, socket)) {
-        const before = sentBytes(socket);
-        const watch = (): void => void (socket.destroyed ? undefined : sentBytes(socket) > before + (1 << 20) ? socket.destroy() : setImmediate(watch));
+        const before = socket.bytesWritten;
+        const watch = (): void => void (socket.destroyed ? undefined : socket.bytesWritten > before + (1 << 20) ? socket.destroy() : setImmediate(watch));
         watch();
       }
       done();

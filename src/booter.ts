@@ -1,17 +1,16 @@
 // The Booter: looks the machine up, asks decide(), and writes down each stage that was seen. All that the servers know.
-import { createHash, randomBytes, timingSafeEqual } from 'node:crypto';
+import { randomBytes } from 'node:crypto';
 import { monotonicFactory } from 'ulid';
 import type { Ip4, Mac } from './addr.ts';
 import { createAdmission, needsSlot, placeWords, type Admission, type StreamEnd } from './boot/admission.ts';
 import { correlate } from './boot/correlate.ts';
 import { decide, type BootDecision, type View } from './boot/decide.ts';
 import { nodeWithCard, reservedFor } from './boot/directory.ts';
-import type { Node } from './boot/node.ts';
+import { bareNode, type Node } from './boot/node.ts';
 import type { BootSet, Generation } from './boot/profile.ts';
-import type { BootRequest, Machine, Serve } from './boot/request.ts';
-import { endOf, MOST_STAGES, refuseClaim, type Claim, type Report } from './boot/session.ts';
+import { sameMachine, type BootRequest, type Machine, type Serve } from './boot/request.ts';
+import { endOf, MOST_STAGES, opensSession, refuseClaim, tokenHash, type Claim, type Report } from './boot/session.ts';
 import { hasStage, stageOf, type Boot, type StageDetail, type StageName } from './boot/timeline.ts';
-import { canonicalJson } from './digest.ts';
 import type { Discovered } from './discovered.ts';
 import { AppError } from './errors.ts';
 import type { Log } from './log.ts';
@@ -144,7 +143,7 @@ export function createBooter(parts: BooterParts): Booter {
   async function learnMachine(boot: Boot, { via, asker, arch, firmware, features }: BootRequest): Promise<void> {
     if (via !== 'dhcp' || (asker !== 'rom' && asker !== 'ipxe')) return;
     const machine: Machine = { ...(arch ? { arch } : {}), ...(firmware ? { firmware } : {}), ...(features ? { features } : {}) };
-    if (canonicalJson(machine) !== canonicalJson(boot.machine ?? {})) await boots.setMachine(boot.id, machine).catch((error: unknown) => unwritten(error, boot.node));
+    if (!sameMachine(machine, boot.machine ?? {})) await boots.setMachine(boot.id, machine).catch((error: unknown) => unwritten(error, boot.node));
   }
 
   /** A machine that no profile names: noted, and told whom its subnet serves. */
@@ -253,7 +252,7 @@ export function createBooter(parts: BooterParts): Booter {
         return { kind: 'refused', why: why ?? 'no boot of this machine is open' };
       }
       const token = randomBytes(32).toString('hex');
-      if (!(await boots.enrol(boot.id, hashOf(token), now()))) {
+      if (!(await boots.enrol(boot.id, tokenHash(token), now()))) {
         await events.add({ at: now(), kind: 'enrolment-replayed', node: boot.node, boot: boot.id, detail: { ip: claim.ip } });
         log.warn({ ip: claim.ip, node: boot.node, boot: boot.id }, 'enrolment replayed');
         return { kind: 'replayed', why: `boot ${boot.id} has its session already` };
@@ -263,9 +262,9 @@ export function createBooter(parts: BooterParts): Booter {
 
     async session(bootId, token) {
       const boot = await boots.get(bootId);
-      if (!boot?.tokenHash || !boot.bootSet || !sameHash(boot.tokenHash, hashOf(token))) return undefined;
-      // A session lives as long as its boot is the node's newest: a machine that started over has another.
-      const [newest] = await boots.list({ node: boot.node, limit: 1 });
+      if (!boot?.bootSet || !opensSession(boot, token)) return undefined;
+      // A session lives as long as its boot is the node's newest, which an open one is: a machine that started over has another.
+      const [newest] = boot.state === 'open' ? [boot] : await boots.list({ node: boot.node, limit: 1 });
       if (newest?.id !== boot.id) return undefined;
       const generation = parts.generation();
       const bootSet = await contentOf(boot.bootSet, generation);
@@ -294,18 +293,4 @@ export function createBooter(parts: BooterParts): Booter {
       return undefined;
     },
   };
-}
-
-/** A node that left the YAML while its machine was booting: that boot goes on with what its own row knows. */
-function bareNode(boot: Boot): Node {
-  const macs: readonly Mac[] = [boot.mac];
-  return { name: boot.node, macs, labels: {}, vars: {}, exit: 'exit', profile: boot.profile, source: 'yaml' };
-}
-
-function hashOf(token: string): string {
-  return createHash('sha256').update(token).digest('hex');
-}
-
-function sameHash(a: string, b: string): boolean {
-  return a.length === b.length && timingSafeEqual(Buffer.from(a), Buffer.from(b));
 }

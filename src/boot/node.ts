@@ -1,6 +1,7 @@
 // A node: one machine with a name and MACs, as a generation holds it.
 import type { Ip4, Mac } from '../addr.ts';
 import type { ExtraOptions } from '../dhcp/option-values.ts';
+import type { Boot } from './timeline.ts';
 
 /** How a node leaves the loader when it shall boot from its disk; iPXE's `exit` does not fall through on many BIOSes (TRAPS 1.9). */
 export type ExitMethod = 'exit' | 'sanboot';
@@ -18,4 +19,9 @@ export interface Node {
   /** The profile's name, a key of the generation's `profiles`. */
   readonly profile: string;
   readonly source: 'yaml' | 'api';
+}
+
+/** A node that left the YAML while its machine was booting: that boot goes on with what its own row knows. */
+export function bareNode(boot: Boot): Node {
+  return { name: boot.node, macs: [boot.mac], labels: {}, vars: {}, exit: 'exit', profile: boot.profile, source: 'yaml' };
 }

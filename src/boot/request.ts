@@ -21,6 +21,11 @@ export interface Machine {
   readonly features?: readonly LoaderFeature[];
 }
 
+/** Whether both say the same, in the same order. */
+export function sameMachine(a: Machine, b: Machine): boolean {
+  return a.arch === b.arch && a.firmware === b.firmware && a.features?.join() === b.features?.join();
+}
+
 /** Plain data that survives a structured clone. */
 export interface BootRequest extends Machine {
   readonly via: 'dhcp' | 'tftp' | 'http';

@@ -1,4 +1,5 @@
-// The session of a boot: who may enrol, what a report means, and the text that the initrd stage reads. Pure.
+// The session of a boot: who may enrol, what its token opens, what a report means, and the text that the initrd stage reads. Pure.
+import { timingSafeEqual } from 'node:crypto';
 import type { Node } from './node.ts';
 import type { BootSet } from './profile.ts';
 import { stageOf, type Boot, type Stage, type StageDetail, type StageName } from './timeline.ts';
@@ -31,6 +32,17 @@ export function refuseClaim(boot: Boot | undefined, macs: readonly Mac[], claim:
   if (!boot.bootSet || !script) return `boot ${boot.id} has not fetched its script yet`;
   if (now - script.lastAt > ENROL_WITHIN_MS) return `boot ${boot.id} fetched its script more than 10 minutes ago`;
   return undefined;
+}
+
+/** What is kept of a token. */
+export function tokenHash(token: string): string {
+  return sha256Hex(token);
+}
+
+/** In a time that says nothing of how much of it was right. */
+export function opensSession(boot: Boot, token: string): boolean {
+  const [kept, said] = [Buffer.from(boot.tokenHash ?? ''), Buffer.from(tokenHash(token))];
+  return kept.length === said.length && timingSafeEqual(kept, said);
 }
 
 export interface Report {

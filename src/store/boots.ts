@@ -3,9 +3,11 @@ import type { Ip4, Mac } from '../addr.ts';
 import type { BootSet } from '../boot/profile.ts';
 import type { Machine } from '../boot/request.ts';
 import { gotKernel, type Boot, type Stage, type StageDetail, type StageName } from '../boot/timeline.ts';
-import { canonicalJson, digestOfValue, type Digest } from '../digest.ts';
+import { canonicalJson, digestOfBytes, type Digest } from '../digest.ts';
 import { AppError } from '../errors.ts';
+import { toBoot, toStages, type BootRow, type NodeHistory, type StageRow } from './boot-rows.ts';
 import type { Database } from './db.ts';
+import { createOpenBoots } from './open-boots.ts';
 
 export interface NewBoot {
   readonly id: string;
@@ -24,13 +26,7 @@ export interface SeenStage {
   readonly detail?: StageDetail;
 }
 
-export interface NodeHistory {
-  readonly failedInRow: number;
-  readonly lastFailedAt?: number;
-  readonly running?: Digest;
-  readonly lastGood?: Digest;
-}
-
+/** What it answers is frozen. Open boots are read from memory (store/open-boots), all others from SQLite. */
 export interface BootStore {
   /**
    * Starts a boot. An open boot of the same node ends in the same transaction, `why` naming the new one: as failed, which counts, if it had got a
@@ -73,50 +69,15 @@ export interface BootStore {
   prune(keepPerNode: number): Promise<number>;
 }
 
-interface BootRow {
-  readonly id: string;
-  readonly node: string;
-  readonly mac: Mac;
-  readonly ip: Ip4 | null;
-  readonly machine: string | null;
-  readonly state: Boot['state'];
-  readonly why: string | null;
-  readonly started_at: number;
-  readonly ended_at: number | null;
-  readonly profile: string;
-  readonly generation: Digest;
-  readonly boot_set: Digest | null;
-  readonly token_hash: string | null;
-  readonly enrolled_at: number | null;
-}
-
-interface StageRow {
-  readonly name: StageName;
-  readonly state: Stage['state'];
-  readonly first_at: number;
-  readonly last_at: number;
-  readonly count: number;
-  readonly detail: string;
-  readonly tail?: string | null;
-}
-
-interface SystemRow {
-  readonly running: Digest | null;
-  readonly last_good: Digest | null;
-  readonly failed_in_row: number;
-  readonly last_failed_at: number | null;
-}
-
 export function createBootStore(db: Database): BootStore {
   const one = db.prepare<[string], BootRow>('SELECT * FROM boots WHERE id = ?');
   const openOf = db.prepare<[string], BootRow>("SELECT * FROM boots WHERE node = ? AND state = 'open'");
   const newest = db.prepare<[number], BootRow>('SELECT * FROM boots ORDER BY started_at DESC, id DESC LIMIT ?');
   const newestOf = db.prepare<[string, number], BootRow>('SELECT * FROM boots WHERE node = ? ORDER BY started_at DESC, id DESC LIMIT ?');
-  const openAtIp = db.prepare<[string], BootRow>("SELECT * FROM boots WHERE ip = ? AND state = 'open' ORDER BY started_at DESC, id DESC LIMIT 1");
   const tailsOf = db.prepare<[string], StageRow>('SELECT name, state, first_at, last_at, count, detail, tail FROM stages WHERE boot = ? ORDER BY first_at, rowid');
   const stagesOf = db.prepare<[string], StageRow>('SELECT name, state, first_at, last_at, count, detail FROM stages WHERE boot = ? ORDER BY first_at, rowid');
-  const insert = db.prepare<NewBoot>(
-    "INSERT INTO boots (id, node, mac, state, started_at, profile, generation) VALUES (@id, @node, @mac, 'open', @startedAt, @profile, @generation)",
+  const insert = db.prepare<NewBoot, BootRow>(
+    "INSERT INTO boots (id, node, mac, state, started_at, profile, generation) VALUES (@id, @node, @mac, 'open', @startedAt, @profile, @generation) RETURNING *",
   );
   const close = db.prepare<{ id: string; state: string; at: number; why: string | null }>(
     "UPDATE boots SET state = @state, ended_at = @at, why = @why WHERE id = @id AND state = 'open'",
@@ -139,16 +100,16 @@ export function createBootStore(db: Database): BootStore {
      ) ORDER BY digest`,
   );
   const address = db.prepare<[string, string, string]>('UPDATE boots SET ip = ?, mac = ? WHERE id = ?');
-  const takeAddress = db.prepare<[string, string]>("UPDATE boots SET ip = NULL WHERE ip = ? AND id <> ? AND state = 'open'");
+  const takeAddress = db.prepare<[string, string], string>("UPDATE boots SET ip = NULL WHERE ip = ? AND id <> ? AND state = 'open' RETURNING id").pluck();
   const describeMachine = db.prepare<[string, string]>('UPDATE boots SET machine = ? WHERE id = ?');
   const enrolOnce = db.prepare<[string, number, string]>(
     "UPDATE boots SET token_hash = ?, enrolled_at = ? WHERE id = ? AND token_hash IS NULL AND state = 'open'",
   );
   const seeStage = db.prepare<{ boot: string; name: string; state: string; at: number; detail: string; tail: string | null }>(
-    `INSERT INTO stages (boot, name, state, first_at, last_at, count, detail, tail) VALUES (@boot, @name, @state, @at, @at, 1, @detail, @tail)
+    `INSERT INTO stages (boot, name, state, first_at, last_at, count, detail, tail)
+       SELECT @boot, @name, @state, @at, @at, 1, @detail, @tail WHERE EXISTS (SELECT 1 FROM boots WHERE id = @boot)
      ON CONFLICT (boot, name) DO UPDATE SET state = excluded.state, last_at = MAX(last_at, excluded.last_at), count = count + 1, detail = excluded.detail, tail = excluded.tail`,
   );
-  const systemOf = db.prepare<[string], SystemRow>('SELECT running, last_good, failed_in_row, last_failed_at FROM node_systems WHERE node = ?');
   const dropOld = db.prepare<[number]>(
     `DELETE FROM boots WHERE id IN (
        SELECT id FROM (
@@ -167,14 +128,18 @@ export function createBootStore(db: Database): BootStore {
      )`,
   );
 
-  const bootOf = (row: BootRow | undefined): Boot | undefined => row && toBoot(row, stagesOf.all(row.id));
-  const must = (id: string): Boot => {
-    const boot = bootOf(one.get(id));
-    if (!boot) throw unknownBoot(id);
-    return boot;
+  const memory = createOpenBoots(db);
+  const fromRow = (row: BootRow): Boot => toBoot(row, toStages(stagesOf.all(row.id)));
+  /** From SQLite, ended or not. */
+  const find = (id: string): Boot | undefined => {
+    const row = one.get(id);
+    return row && fromRow(row);
   };
 
   function end(row: BootRow, state: 'ready' | 'failed' | 'unfinished', at: number, why: string | undefined): void {
+    memory.touch(row.id);
+    // Its stages may be gone by the end of this transaction, too: prune.
+    memory.touchStage(row.id);
     close.run({ id: row.id, state, at, why: why ?? null });
     if (state === 'failed') noteFailed.run(row.node, at);
     if (state === 'ready') noteReady.run({ node: row.node, bootSet: row.boot_set });
@@ -184,25 +149,28 @@ export function createBootStore(db: Database): BootStore {
     start: (boot) =>
       db.write(() => {
         const before = openOf.get(boot.node);
-        if (before) end(before, gotKernel(toBoot(before, stagesOf.all(before.id))) ? 'failed' : 'unfinished', boot.startedAt, `the machine started over: boot ${boot.id}`);
-        insert.run(boot);
-        return must(boot.id);
+        if (before) end(before, gotKernel(fromRow(before)) ? 'failed' : 'unfinished', boot.startedAt, `the machine started over: boot ${boot.id}`);
+        memory.touch(boot.id);
+        return toBoot(insert.get(boot)!, toStages([]));
       }),
-    get: async (id) => db.read(() => bootOf(one.get(id))),
+    get: async (id) => db.read(() => memory.get(id) ?? find(id)),
     withTails: async (id) =>
       db.read(() => {
         const row = one.get(id);
-        return row && toBoot(row, tailsOf.all(id));
+        return row && toBoot(row, toStages(tailsOf.all(id)));
       }),
-    openAt: async (ip) => db.read(() => bootOf(openAtIp.get(ip))),
-    open: async (node) => db.read(() => bootOf(openOf.get(node))),
-    list: async ({ node, limit }) => db.read(() => (node === undefined ? newest.all(limit) : newestOf.all(node, limit)).map((row) => bootOf(row)!)),
+    openAt: async (ip) => db.read(() => memory.at(ip)),
+    open: async (node) => db.read(() => memory.of(node)),
+    list: async ({ node, limit }) => db.read(() => (node === undefined ? newest.all(limit) : newestOf.all(node, limit)).map(fromRow)),
     fixBootSet: (id, digest, bootSet, { profile, generation }) =>
       db.write(() => {
-        const boot = must(id);
+        const boot = find(id);
+        if (!boot) throw unknownBoot(id);
         if (boot.bootSet !== undefined || boot.state !== 'open') return boot;
-        if (digestOfValue(bootSet) !== digest) throw new AppError('BUG', `boot ${id}: boot set ${digest} has the digest ${digestOfValue(bootSet)}`);
-        putBootSet.run(digest, canonicalJson(bootSet));
+        const { content, digest: own } = contentOf(bootSet);
+        if (own !== digest) throw new AppError('BUG', `boot ${id}: boot set ${digest} has the digest ${own}`);
+        memory.touch(id);
+        putBootSet.run(digest, content);
         fix.run({ id, digest, profile, generation });
         noteRestart.run(boot.node);
         return { ...boot, bootSet: digest, profile, generation };
@@ -211,31 +179,33 @@ export function createBootStore(db: Database): BootStore {
     bootSetsInUse: async () => db.read(() => inUse.all().map((row) => parseBootSet(row)!)),
     setAddress: (id, ip, mac) =>
       db.write(() => {
-        takeAddress.run(ip, id);
+        for (const other of takeAddress.all(ip, id)) memory.touch(other);
+        memory.touch(id);
         address.run(ip, mac, id);
       }),
-    setMachine: (id, machine) => db.write(() => void describeMachine.run(canonicalJson(machine), id)),
-    enrol: (id, tokenHash, at) => db.write(() => enrolOnce.run(tokenHash, at, id).changes === 1),
+    setMachine: (id, machine) =>
+      db.write(() => {
+        memory.touch(id);
+        describeMachine.run(canonicalJson(machine), id);
+      }),
+    enrol: (id, tokenHash, at) =>
+      db.write(() => {
+        memory.touch(id);
+        return enrolOnce.run(tokenHash, at, id).changes === 1;
+      }),
     see: (id, { name, state, at, detail }) =>
       db.write(() => {
-        if (!one.get(id)) throw unknownBoot(id);
+        memory.touchStage(id, name);
         const { tail, ...rest } = detail ?? {};
-        seeStage.run({ boot: id, name, state, at, detail: JSON.stringify(rest), tail: tail === undefined ? null : boundTail(tail) });
+        const seen = seeStage.run({ boot: id, name, state, at, detail: JSON.stringify(rest), tail: tail === undefined ? null : boundTail(tail) });
+        if (seen.changes === 0) throw unknownBoot(id);
       }),
     end: (id, state, at, why) =>
       db.write(() => {
         const row = one.get(id);
         if (row?.state === 'open') end(row, state, at, why);
       }),
-    history: async (node) => {
-      const row = db.read(() => systemOf.get(node));
-      return {
-        failedInRow: row?.failed_in_row ?? 0,
-        ...(row?.last_failed_at != null ? { lastFailedAt: row.last_failed_at } : {}),
-        ...(row?.running != null ? { running: row.running } : {}),
-        ...(row?.last_good != null ? { lastGood: row.last_good } : {}),
-      };
-    },
+    history: async (node) => db.read(() => memory.history(node)),
     prune: (keepPerNode) =>
       db.write(() => {
         const dropped = dropOld.run(keepPerNode).changes;
@@ -247,6 +217,27 @@ export function createBootStore(db: Database): BootStore {
 
 function unknownBoot(id: string): AppError {
   return new AppError('BOOT_UNKNOWN', `no boot ${id}`, 'GET /api/boots?node=NODE lists the boots that are still kept; rackseed boot show NODE shows the newest');
+}
+
+interface Content {
+  readonly content: string;
+  readonly digest: Digest;
+}
+
+/** Of boot sets that nobody can change, as those of a generation: a thousand machines fix the same one, which takes 40 us each time. */
+const contents = new WeakMap<BootSet, Content>();
+
+function contentOf(bootSet: BootSet): Content {
+  const known = contents.get(bootSet);
+  if (known) return known;
+  const content = canonicalJson(bootSet);
+  const made = { content, digest: digestOfBytes(content) };
+  if (isFrozen(bootSet)) contents.set(bootSet, made);
+  return made;
+}
+
+function isFrozen(value: unknown): boolean {
+  return typeof value !== 'object' || value === null || (Object.isFrozen(value) && Object.values(value).every(isFrozen));
 }
 
 /** Bytes of a stage's output that are kept: the newest. */
@@ -263,31 +254,4 @@ function boundTail(tail: string): string {
 
 function parseBootSet(row: { readonly content: string } | undefined): BootSet | undefined {
   return row && (JSON.parse(row.content) as BootSet);
-}
-
-function toBoot(row: BootRow, stages: readonly StageRow[]): Boot {
-  return {
-    id: row.id,
-    node: row.node,
-    mac: row.mac,
-    state: row.state,
-    startedAt: row.started_at,
-    profile: row.profile,
-    generation: row.generation,
-    ...(row.ip === null ? {} : { ip: row.ip }),
-    ...(row.machine === null ? {} : { machine: JSON.parse(row.machine) as Machine }),
-    ...(row.why === null ? {} : { why: row.why }),
-    ...(row.ended_at === null ? {} : { endedAt: row.ended_at }),
-    ...(row.boot_set === null ? {} : { bootSet: row.boot_set }),
-    ...(row.token_hash === null ? {} : { tokenHash: row.token_hash }),
-    ...(row.enrolled_at === null ? {} : { enrolledAt: row.enrolled_at }),
-    stages: stages.map((stage) => ({
-      name: stage.name,
-      state: stage.state,
-      firstAt: stage.first_at,
-      lastAt: stage.last_at,
-      count: stage.count,
-      detail: { ...(JSON.parse(stage.detail) as StageDetail), ...(typeof stage.tail === 'string' ? { tail: stage.tail } : {}) },
-    })),
-  };
 }

@@ -1,14 +1,11 @@
-// The database: SQLite with its pragmas, opened or recovered, and group commit, so that many durable writes share one sync.
-import { mkdirSync } from 'node:fs';
-import { dirname } from 'node:path';
-import BetterSqlite3 from 'better-sqlite3';
-import { AppError, lineOf } from '../errors.ts';
-import { migrate, readMigrations, type Migration } from './migrations.ts';
-import { damageOf, isCorruption, recover, type Recovered } from './recovery.ts';
-import { ballastIsGone, dropBallast, fillReserve, layBallast, watchSpace, type Spare } from './reserve.ts';
+// The database: reads at once, and group commit, so that many durable writes share one sync.
+import type BetterSqlite3 from 'better-sqlite3';
+import { AppError } from '../errors.ts';
+import { isFull, openFile, openOrRecover, unusable, type Sqlite } from './connection.ts';
+import { readMigrations } from './migrations.ts';
+import { isCorruption, type Recovered } from './recovery.ts';
+import { ballastIsGone, fillReserve, layBallast, watchSpace, type Spare } from './reserve.ts';
 import { createSyncer, type Syncer } from './syncer.ts';
-
-export type Sqlite = BetterSqlite3.Database;
 
 export interface Database {
   readonly file: string;
@@ -16,7 +13,7 @@ export interface Database {
   readonly recovered?: Recovered;
   /** Prepares a statement once, to be used inside `read` and `write`. */
   prepare<Parameters extends unknown[] | object = unknown[], Row = unknown>(sql: string): BetterSqlite3.Statement<Parameters extends unknown[] ? Parameters : [Parameters], Row>;
-  /** Runs at once. STORE_UNUSABLE when the file is found damaged. */
+  /** Runs at once, and never inside of a write (BUG): what it sees is committed, so it may be kept in memory. STORE_UNUSABLE when the file is found damaged. */
   read<T>(operation: (sqlite: Sqlite) => T): T;
   /**
    * Runs `operation` in one transaction with the others that arrive at the same time, and resolves when it is durable. One that throws
@@ -146,7 +143,8 @@ export function openDatabase(file: string, options: OpenOptions = {}): Database 
       if (!sqlite.inTransaction || isCorruption(error)) throw error;
       undo.run();
       release.run();
-      return () => queued.reject(error);
+      const fault = isFull(error) ? refused(error) : error;
+      return () => queued.reject(fault);
     }
   }
 
@@ -221,6 +219,7 @@ export function openDatabase(file: string, options: OpenOptions = {}): Database 
     ...(recovered ? { recovered } : {}),
     prepare: (sql) => sqlite.prepare(sql),
     read(operation) {
+      if (sqlite.inTransaction) throw new AppError('BUG', 'a read inside of a write operation: what it sees may be undone');
       try {
         return operation(sqlite);
       } catch (error) {
@@ -244,69 +243,4 @@ export function openDatabase(file: string, options: OpenOptions = {}): Database 
       await syncer?.close();
     },
   };
-}
-
-function openOrRecover(file: string, migrations: readonly Migration[], snapshots: string): { readonly sqlite: Sqlite; readonly recovered?: Recovered } {
-  try {
-    const sqlite = openFile(file, migrations);
-    const damage = damageOf(sqlite);
-    if (damage === undefined) return { sqlite };
-    sqlite.close();
-    return replaced(damage);
-  } catch (error) {
-    if (!(error instanceof AppError) || !isCorruption(error.cause)) throw error instanceof AppError ? error : unusable(file, error);
-    return replaced(lineOf(error.cause));
-  }
-
-  function replaced(why: string) {
-    const recovered = recover(file, snapshots, why, Date.now());
-    return { sqlite: openFile(file, migrations), recovered };
-  }
-}
-
-function openFile(file: string, migrations: readonly Migration[]): Sqlite {
-  try {
-    return openConnection(file, migrations);
-  } catch (error) {
-    if (!isFull((error as AppError).cause) || !dropBallast(file)) throw error;
-    return openConnection(file, migrations);
-  }
-}
-
-function openConnection(file: string, migrations: readonly Migration[]): Sqlite {
-  try {
-    mkdirSync(dirname(file), { recursive: true });
-    const sqlite = new BetterSqlite3(file, { timeout: 5000 });
-    try {
-      sqlite.pragma('journal_mode = WAL');
-      sqlite.pragma('synchronous = FULL');
-      // better-sqlite3 asks for 16 MB: half of it holds the leases of 50,000 machines, and the kernel's page cache holds the rest.
-      sqlite.pragma('cache_size = -8000');
-      migrate(sqlite, file, migrations);
-      sqlite.pragma('foreign_keys = ON');
-    } catch (error) {
-      sqlite.close();
-      throw error;
-    }
-    return sqlite;
-  } catch (error) {
-    throw unusable(file, error);
-  }
-}
-
-/** ENOSPC reaches us as SQLITE_FULL from a write, and as an I/O error from the shared memory file of the WAL. */
-function isFull(error: unknown): boolean {
-  const code = (error as { code?: unknown } | undefined)?.code;
-  return code === 'SQLITE_FULL' || code === 'ENOSPC' || code === 'SQLITE_IOERR_SHMSIZE';
-}
-
-function unusable(file: string, error: unknown): AppError {
-  if (error instanceof AppError) return error;
-  const code = (error as { code?: unknown } | undefined)?.code;
-  const hint =
-    isFull(error) ? 'the disk is full: make room'
-    : isCorruption(error) ? 'the file is damaged or is no database: restore it from a backup, or move it away to start with an empty one'
-    : code === 'SQLITE_BUSY' ? 'another process holds the database: end it, or try again'
-    : `check that ${dirname(file)} exists, that this user may write there, and that its disk works`;
-  return new AppError('STORE_UNUSABLE', `${file}: ${lineOf(error)}`, hint, error);
 }

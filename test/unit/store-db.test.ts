@@ -113,6 +113,11 @@ describe('group commit', () => {
     await expect(db.write(async () => 1)).rejects.toMatchObject({ code: 'BUG' });
   });
 
+  it('refuses a read inside of a write, which would see what may be undone', async () => {
+    await expect(db.write(() => db.read((sqlite) => sqlite.prepare('SELECT count(*) FROM t').pluck().get()))).rejects.toMatchObject({ code: 'BUG' });
+    expect(db.read((sqlite) => sqlite.prepare('SELECT count(*) FROM t').pluck().get())).toBe(0);
+  });
+
   it('commits what is queued when it is closed and refuses what comes later', async () => {
     const queued = insert('a');
     await db.close();
@@ -225,7 +230,7 @@ describe('a file that cannot be used', () => {
 describe('kill -9', () => {
   /** The full size: RACKSEED_KILLS=50. */
   const KILLS = Number(process.env['RACKSEED_KILLS'] ?? 3);
-  const SOURCES = ['addr.ts', 'errors.ts', 'store/db.ts', 'store/leases.ts', 'store/migrations.ts', 'store/recovery.ts', 'store/reserve.ts', 'store/syncer.ts'];
+  const SOURCES = ['addr.ts', 'errors.ts', 'store/connection.ts', 'store/db.ts', 'store/leases.ts', 'store/migrations.ts', 'store/recovery.ts', 'store/reserve.ts', 'store/syncer.ts'];
   /** Takes leases, 32 at a time, and tells of each only when it is acknowledged. */
   const TAKER = `
     import { openDatabase } from './src/store/db.js';

@@ -1,10 +1,10 @@
 // Transfers on Node's own sockets, one each, in the event loop of their thread: where koffi is not installed.
 import { createSocket } from 'node:dgram';
 import { literal } from '../net/device-socket.ts';
-import { decodeTftp, TftpDecodeError } from './packet.ts';
 import type { Reading } from './pieces.ts';
-import { createRun, isError, layHead, NOT_YOURS, type Run, type TransferOrder, type TransferResult } from './runner.ts';
+import { createRun, layHead, type Run, type TransferOrder, type TransferResult } from './runner.ts';
 import type { Slots } from './slots.ts';
+import { answersToStrangers } from './strangers.ts';
 
 /** What a thread does with its transfers, which go by their slots. An order for a slot that is empty is for one that has just ended: nothing is done. */
 export interface Driver {
@@ -30,6 +30,7 @@ export interface DriverParts {
 
 export function createDgramDriver({ slots, onEnd, onRead, now }: DriverParts): Driver {
   const running = new Map<number, Run>();
+  const answerTo = answersToStrangers(slots, now);
 
   function begin(slot: number, order: TransferOrder): void {
     const { peer, bytes } = order;
@@ -73,9 +74,8 @@ export function createDgramDriver({ slots, onEnd, onRead, now }: DriverParts): D
         if (run.other(datagram, now())) slots.stray('malformed');
         return;
       }
-      const stray = nameStray(datagram);
-      slots.stray(stray);
-      if (stray === 'wrongTid' && !isError(datagram)) socket.send(NOT_YOURS, from.port, from.address, () => {});
+      const answer = answerTo(datagram);
+      if (answer) socket.send(answer, from.port, from.address, () => {});
     });
     socket.on('error', (error) => run.fail(`socket: ${error.message}`));
     socket.bind({ address: order.local, port: 0, exclusive: true }, () => run.start());
@@ -91,15 +91,4 @@ export function createDgramDriver({ slots, onEnd, onRead, now }: DriverParts): D
       for (const run of [...running.values()]) run.stop(message);
     },
   };
-}
-
-/** What a stranger's datagram counts as. */
-export function nameStray(datagram: Uint8Array): 'malformed' | 'wrongTid' {
-  try {
-    decodeTftp(datagram);
-    return 'wrongTid';
-  } catch (error) {
-    if (error instanceof TftpDecodeError) return 'malformed';
-    throw error;
-  }
 }

@@ -4,8 +4,9 @@ import { createPoll } from '../net/epoll.ts';
 import { addressAsNumber, createGather, HEAD } from '../net/gather.ts';
 import type { Libc } from '../net/libc.ts';
 import type { BellListener } from '../threads/bell.ts';
-import { nameStray, type Driver, type DriverParts } from './dgram-driver.ts';
-import { createRun, isError, layHead, NOT_YOURS, type Run, type TransferOrder } from './runner.ts';
+import type { Driver, DriverParts } from './dgram-driver.ts';
+import { createRun, layHead, type Run, type TransferOrder } from './runner.ts';
+import { answersToStrangers } from './strangers.ts';
 import { createSpin, SPIN_MS } from '../threads/spin.ts';
 
 export interface EpollParts {
@@ -52,6 +53,7 @@ export function createEpollDriver({ c, epoll, bell, takeMail }: EpollParts, { sl
   const received = Buffer.alloc(LONGEST_DATAGRAM);
   const gather = createGather(c, MOST_SEGMENTS);
   const spin = createSpin();
+  const answerTo = answersToStrangers(slots, now);
   let rounds = 0;
 
   /** `result` of a send. False: the kernel cannot cut it into segments, and nothing left. */
@@ -156,10 +158,8 @@ export function createEpollDriver({ c, epoll, bell, takeMail }: EpollParts, { sl
     fromLength.writeInt32LE(from.length);
     const length = c.recvfrom(fd, received, LONGEST_DATAGRAM, MSG_DONTWAIT, from, fromLength);
     if (length < 0) return;
-    const datagram = received.subarray(0, length);
-    const stray = nameStray(datagram);
-    slots.stray(stray);
-    if (stray === 'wrongTid' && !isError(datagram)) c.sendto(fd, NOT_YOURS, NOT_YOURS.length, MSG_DONTWAIT, from, fromLength.readInt32LE());
+    const answer = answerTo(received.subarray(0, length));
+    if (answer) c.sendto(fd, answer, answer.length, MSG_DONTWAIT, from, fromLength.readInt32LE());
   }
 
   function onTime(at: number): void {

@@ -67,9 +67,6 @@ export interface Run {
 }
 
 const OPCODE_DATA = 3;
-/** RFC 1350 section 4: for one who sends to a port that is not his. */
-export const NOT_YOURS = encodeTftp({ kind: 'error', code: TFTP_ERROR.unknownTransferId, message: 'this transfer is not yours' });
-const ERROR = 5;
 
 export function createRun(order: TransferOrder, outlet: Outlet, slot: SlotWriter, now: () => number): Run {
   const terms = termsOf(order);
@@ -208,9 +205,4 @@ export function layHead(out: Uint8Array, at: number, block: number): void {
   out[at + 1] = OPCODE_DATA;
   out[at + 2] = block >>> 8;
   out[at + 3] = block;
-}
-
-/** RFC 1350 section 4: a stranger is told, but an ERROR is never answered: two servers could go on for ever. */
-export function isError(datagram: Uint8Array, length: number = datagram.length): boolean {
-  return length >= 2 && datagram[0] === 0 && datagram[1] === ERROR;
 }

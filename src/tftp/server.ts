@@ -36,7 +36,7 @@ export interface TftpLimits {
   readonly perIp: number;
   readonly ip6: number;
   /**
-   * Of one address, in the 5 s after which a transfer without an ACK is over: requests that are answered and never acknowledged, whatever they ask for and
+   * Of one address, in the 6 s after which a transfer without an ACK is over: requests that are answered and never acknowledged, whatever they ask for and
    * on whatever port; and ERRORs, which nobody acknowledges. More are met with silence: its address may be forged.
    */
   readonly unanswered: number;

@@ -10,12 +10,10 @@ export const ETHERNET_BLOCK = 1468;
 /** RFC 7440: what a client may ask for, and what we grant of it: a window is one burst, 64 is what one send with UDP GSO carries. */
 const LARGEST_WINDOW = 65535;
 export const DEFAULT_WINDOW = 64;
-/**
- * The longest wait before something is sent again. It has to be longer than the client's own timer, 5 s by default with most: atftp answers a block
- * that it has only once, and each one that comes after that starts its timer anew, so that to ask it more often is to silence it (seen with 0.8.0).
- */
-const LONGEST_TIMEOUT_MS = 6_500;
-const CLIENTS_TURN_MS = 500;
+/** The timer that most clients have of their own, in seconds, and the longest that is waited for: the transfer is given up after 20. */
+const CLIENTS_TIMER_S = 5;
+const LONGEST_CLIENTS_TIMER_S = 6;
+const CLIENTS_GRACE_MS = 500;
 
 /** What an RRQ and its options come to; fixed for the whole transfer. */
 export interface TransferTerms {
@@ -25,7 +23,11 @@ export interface TransferTerms {
   readonly options: TftpOptions;
   readonly blockSize: number;
   readonly windowSize: number;
-  readonly longestTimeoutMs: number;
+  /**
+   * The longest wait. It is longer than the client's own timer, so that it has its turn when nothing else helps: atftp answers a block that it has only
+   * once, and each one that comes after that starts its timer anew, so that to ask it more often is to silence it (seen with 0.8.0).
+   */
+  readonly clientsTurnMs: number;
 }
 
 /**
@@ -36,7 +38,7 @@ export function negotiate(size: number, asked: TftpOptions, most: { readonly blo
   const options = new Map<string, string>();
   let blockSize = DEFAULT_BLOCK;
   let windowSize = 1;
-  let longestTimeoutMs = LONGEST_TIMEOUT_MS;
+  let clientsTimerS = CLIENTS_TIMER_S;
   for (const [name, value] of asked) {
     const number = /^\d{1,15}$/.test(value) ? Number(value) : undefined;
     if (number === undefined) continue;
@@ -51,11 +53,11 @@ export function negotiate(size: number, asked: TftpOptions, most: { readonly blo
     }
     // RFC 2349 wants the very number back. To us it is when the client's own timer is due: that bounds our wait, which otherwise follows the path.
     if (name === 'timeout' && number >= 1 && number <= 255) {
-      longestTimeoutMs = Math.min(number * 1000 + CLIENTS_TURN_MS, LONGEST_TIMEOUT_MS);
+      clientsTimerS = Math.min(number, LONGEST_CLIENTS_TIMER_S);
       options.set(name, value);
     }
   }
-  return { size, options, blockSize, windowSize, longestTimeoutMs };
+  return { size, options, blockSize, windowSize, clientsTurnMs: clientsTimerS * 1000 + CLIENTS_GRACE_MS };
 }
 
 /** The last block is the first one that is not full: empty when the size is a multiple (RFC 1350 section 6). */

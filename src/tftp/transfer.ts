@@ -1,27 +1,26 @@
 // One read transfer as a pure machine: step(state, event) -> state + actions. No socket, no clock, no file bytes: times are numbers in milliseconds.
 import { TFTP_ERROR } from './packet.ts';
+import { answered, backOff, FIRST_TIMEOUT_MS, measure, soonMs, TRIES, waitMs } from './rto.ts';
 import { blockCount, type TransferTerms } from './terms.ts';
 import { copy, type Draft, type Step, type TransferAction, type TransferEvent, type TransferState } from './transfer-state.ts';
 
 export type { Step, TransferAction, TransferEvent, TransferOutcome, TransferState } from './transfer-state.ts';
 export { blockCount, DEFAULT_WINDOW, ETHERNET_BLOCK, LARGEST_BLOCK, negotiate, type TransferTerms } from './terms.ts';
 
-/** RFC 6298 with a LAN's numbers: a fixed timer of a second is what makes 1 % loss cost a minute (TRAPS 1.8). */
-const FIRST_TIMEOUT_MS = 100;
-const SHORTEST_TIMEOUT_MS = 20;
 /** A peer that has answered before is given up after this long without progress. */
 export const GIVE_UP_MS = 20_000;
-/** RFC 6298's clock granularity: a path whose round trips never vary is not called dead for one that is this much later. */
-const LEAST_VARIANCE_MS = 4;
-/** So many new ACKs in a row may follow a silence before the timer stays long: 2 % of all on a link that loses 20 % each way. */
-const UNMEASURED_ACKS = 4;
+/** Of the tries before the client's turn so many are a block and a window by turns, the others a block. */
+const WINDOW_TRIES = 8;
 /** After an ACK from inside the window: so long nothing newer must come before its rest counts as lost (a quarter of a round trip, at least this). */
 const SHORTEST_SETTLE_MS = 1;
 /** No burst is smaller on a link that loses much: RFC 5681's, and the client's answer then costs one block in three. */
 const SMALLEST_BURST = 2;
-/** Until the first ACK the address may be forged: so few packets make no flood, so short a wait leaves the slots to others. */
+/**
+ * Until the first ACK the address may be forged: so few packets make no flood, so short a wait leaves the slots to others. But a client that has our last
+ * answer, at most 0.8 s after the first, says so again 5 s later.
+ */
 export const RESENDS_BEFORE_FIRST_ACK = 3;
-export const GIVE_UP_BEFORE_FIRST_ACK_MS = 5_000;
+export const GIVE_UP_BEFORE_FIRST_ACK_MS = 6_000;
 
 /** Answers a read request: with an OACK when an option was granted, else with the first block. `seed`: any 32-bit number, the source of jitter. */
 export function begin(terms: TransferTerms, now: number, seed: number): Step {
@@ -150,17 +149,11 @@ function onTimer(state: TransferState, at: number): Step {
     draft.deadlineAt = at + soonMs(draft);
     return { state: draft, actions: setTimer(draft, [repeat(draft)]) };
   }
-  draft.silences++;
-  // One loss says nothing of the path: the backoff begins when what was sent because of it, first one block and then a window, brings nothing either.
-  const expected = state.terms.windowSize > 1 ? 2 : 1;
-  if (draft.silences > expected || !state.heard || state.unmeasured >= UNMEASURED_ACKS) {
-    draft.timeoutMs = Math.min(state.timeoutMs * 2, state.terms.longestTimeoutMs);
-  }
-  draft.sentOnce = false;
+  backOff(draft);
   // Silence means that the end of the burst or its ACK was lost, or all of it. One block tells which: where the client has the others, it is
   // what it waits for or has had already (RFC 1350: acknowledged again), else it is out of order, and RFC 7440 has it answered by the ACK of
   // what is there. A whole window instead would fall into the queue that has just overflowed.
-  if (!state.probed || state.acked < 0) {
+  if (!state.probed || state.acked < 0 || (draft.silences > WINDOW_TRIES && draft.silences < TRIES)) {
     draft.probed = true;
     return expectAnswer(draft, at, [repeat(draft)]);
   }
@@ -205,11 +198,6 @@ function settle(draft: Draft, at: number): Step {
   return { state: draft, actions: setTimer(draft, []) };
 }
 
-/** The timer, down to a quarter where its floor, not the path, makes it long; for when there is reason to ask. */
-function soonMs({ timeoutMs, srttMs, rttvarMs }: TransferState): number {
-  return srttMs < 0 ? timeoutMs : timeoutMs * Math.min(1, Math.max(0.25, (srttMs + 4 * rttvarMs) / SHORTEST_TIMEOUT_MS));
-}
-
 /** The first lost block and what follows: half as many as before (RFC 5681's rule for a link that overflows), as each loss costs all behind it. */
 function goBack(draft: Draft, at: number): Step {
   draft.gap = false;
@@ -226,42 +214,11 @@ function repeat(draft: Draft): TransferAction {
   return { kind: 'blocks', first: draft.asksForAck, count: 1 };
 }
 
-/** The silence, if there was one, is over. */
-function answered(draft: Draft): void {
-  draft.probed = false;
-  if (draft.silences === 0) return;
-  draft.silences = 0;
-  // Karn's algorithm would keep the timer as long as the silences have made it until an ACK can be measured again: 55 s for 1 MiB on a link that
-  // loses 20 %, against 13. So it is short again at once, but not time after time: then the path has become slower than the timer.
-  draft.unmeasured++;
-  if (draft.unmeasured <= UNMEASURED_ACKS) draft.timeoutMs = retransmissionTimeout(draft);
-}
-
-/** RFC 6298 section 2. */
-function measure(draft: Draft, rttMs: number): void {
-  if (draft.srttMs < 0) {
-    draft.srttMs = rttMs;
-    draft.rttvarMs = rttMs / 2;
-  } else {
-    draft.rttvarMs = 0.75 * draft.rttvarMs + 0.25 * Math.abs(draft.srttMs - rttMs);
-    draft.srttMs = 0.875 * draft.srttMs + 0.125 * rttMs;
-  }
-  draft.unmeasured = 0;
-  draft.timeoutMs = retransmissionTimeout(draft);
-}
-
-function retransmissionTimeout({ srttMs, rttvarMs, terms }: Draft): number {
-  const timeoutMs = srttMs < 0 ? FIRST_TIMEOUT_MS : srttMs + Math.max(LEAST_VARIANCE_MS, 4 * rttvarMs);
-  return Math.min(Math.max(timeoutMs, SHORTEST_TIMEOUT_MS), terms.longestTimeoutMs);
-}
-
 /** Sets the deadline by which what is sent now must be answered. */
 function expectAnswer(draft: Draft, at: number, actions: TransferAction[]): Step {
   const giveUpAt = draft.progressAt + giveUpMs(draft);
-  // Jitter only lengthens: a path with steady round trips has its timer just above them.
-  const waitMs = Math.min(draft.timeoutMs * (1 + 0.125 * jitter(draft)), draft.terms.longestTimeoutMs);
   const mayResend = draft.heard || draft.silences < RESENDS_BEFORE_FIRST_ACK;
-  draft.deadlineAt = mayResend ? Math.min(at + waitMs, giveUpAt) : giveUpAt;
+  draft.deadlineAt = mayResend ? Math.min(at + waitMs(draft), giveUpAt) : giveUpAt;
   return { state: draft, actions: setTimer(draft, actions) };
 }
 
@@ -271,13 +228,6 @@ function setTimer(draft: Draft, actions: TransferAction[]): TransferAction[] {
   draft.timerAt = draft.deadlineAt;
   actions.push({ kind: 'timer', atMs: draft.deadlineAt });
   return actions;
-}
-
-/** 0 to 1, the same for the same state: machines that power on together must not resend together. */
-function jitter({ seed, blocksSent, silences }: Draft): number {
-  let bits = Math.imul(seed ^ (blocksSent + silences), 0x9e3779b1);
-  bits = Math.imul(bits ^ (bits >>> 15), 0x85ebca6b);
-  return ((bits ^ (bits >>> 13)) >>> 0) / 2 ** 32;
 }
 
 function end(draft: Draft, actions: readonly TransferAction[]): Step {

@@ -171,6 +171,23 @@ describe('a loader arrives byte for byte', () => {
     }
   });
 
+  // It answers a block that it has but once, and each one more starts its timer of 5 s anew: asked on and on it would be silent for ever.
+  test('with atftp, after an ACK and the answer to its block sent again are both lost', { timeout: 60_000 }, async () => {
+    const [ackOfBlock20, twoOfThem] = [['@th,64,32', '0x00040014'], ['quota', 'until', '64', 'bytes']];
+    await nft('add', 'table', 'ip', 'loss');
+    try {
+      await nft('add', 'chain', 'ip', 'loss', 'input', '{ type filter hook input priority 0; }');
+      await nft('add', 'rule', 'ip', 'loss', 'input', 'meta', 'l4proto', 'udp', ...ackOfBlock20, ...twoOfThem, 'counter', 'drop');
+      const ran = await peer.run(['atftp', '--get', '--remote-file', 'undionly.kpxe', '--local-file', out(), FIRST], { timeoutMs: 40_000 });
+      expect(ran).toMatchObject({ code: 0 });
+      await expectLoader();
+      expect(await nft('list', 'table', 'ip', 'loss')).toMatch(/counter packets 2 /);
+      await expect.poll(() => server.counters()).toMatchObject({ complete: 1, failed: 0, active: 0 });
+    } finally {
+      await nft('delete', 'table', 'ip', 'loss');
+    }
+  });
+
   test('from the address that was asked, on a host with two', async () => {
     for (const address of [FIRST, SECOND]) {
       const client = await talker(TALKER);

@@ -127,13 +127,12 @@ async function withLoss(percent: number, use: () => Promise<void>): Promise<Loss
 }
 
 /**
- * From this loss on a few downloads may be given up, and the median decides, as the issue has it: before the first ACK the server repeats its answer three
- * times and no more, and on a link that loses 20 % each way (1 - 0.8 x 0.8) ** 4 of the clients, 1 in 60, have heard nothing then, or were not heard. After that it is 20 s without
- * progress, or our own 120 s: 5 of 70 in windows, all in all (measured).
+ * From this loss on a download may be given up, and the median decides, as the issue has it: before the first ACK the server repeats its answer three
+ * times and no more. On a link that loses 20 % each way (1 - 0.8 x 0.8) ** 4 of the clients, 1 in 60, were not heard then; most say it again in time, 1 in 300 does not.
  */
 const MAY_BE_GIVEN_UP = 20;
 /** Of ten. */
-const MOST_GIVEN_UP = 3;
+const MOST_GIVEN_UP = 1;
 /** curl: its time is over; the server knows no such transfer any more. */
 const CURL_GAVE_UP = [28, 72];
 /** What the client says of a server that gave it up, and of the end of its time; never of a wrong byte. */

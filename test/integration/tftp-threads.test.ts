@@ -16,6 +16,7 @@ import { decodeTftp, encodeTftp, type TftpPacket } from '../../src/tftp/packet.t
 import { createTransferPool, type TransferPool } from '../../src/tftp/pool.ts';
 import { createTftpServer, MOST_TRANSFERS, type TftpServer } from '../../src/tftp/server.ts';
 import { bindTftp } from '../../src/tftp/sockets.ts';
+import { ERRORS_TO_STRANGERS } from '../../src/tftp/strangers.ts';
 
 const LINK = 'tft0';
 const SERVER = '10.94.0.1';
@@ -261,6 +262,31 @@ describe.each([
     await expect.poll(() => server.counters()).toMatchObject({ wrongTid: 2, complete: 1, failed: 0 });
     client.close();
     stranger.close();
+  });
+
+  test.each([
+    ['IPv4', LOOPBACK, ['127.94.0.2', '127.94.0.3', '127.94.0.4']],
+    ['IPv6', SERVER6, [SERVER6, SERVER6, SERVER6]],
+  ])("strangers on a transfer's port, whose addresses may be forged, get some ERRORs all together and then none, and do not end it (%s)", async (_name, to, [own, ...others]) => {
+    const client = await openClient(own!, to);
+    const strangers = await Promise.all(others.map((address) => openClient(address, to)));
+    const began = performance.now();
+    client.ask(5_000, { windowsize: '4' });
+    const { bytes } = await client.take(async (port) => {
+      for (let sent = 0; sent < 400; sent += 40) {
+        for (let i = 0; i < 20; i++) for (const stranger of strangers) await stranger.send({ kind: 'ack', block: i }, port);
+        // No more at once than the socket holds.
+        await expect.poll(() => server.counters().wrongTid, { interval: 2 }).toBe(sent + 40);
+      }
+    });
+    const most = ERRORS_TO_STRANGERS.burst + (ERRORS_TO_STRANGERS.perSecond * (performance.now() - began)) / 1000;
+    expect(same(bytes, 5_000)).toBe(true);
+    const heard = strangers.flatMap((stranger) => stranger.heard);
+    expect(heard.length).toBeGreaterThanOrEqual(ERRORS_TO_STRANGERS.burst);
+    expect(heard.length).toBeLessThanOrEqual(most);
+    for (const { packet } of heard) expect(packet).toMatchObject({ kind: 'error', code: 5 });
+    await expect.poll(() => server.counters()).toMatchObject({ wrongTid: 400, complete: 1, failed: 0 });
+    for (const each of [client, ...strangers]) each.close();
   });
 
   test('a request that comes again before its first ACK repeats the answer and opens no second transfer', async () => {

@@ -4,10 +4,10 @@ import { begin, blockCount, negotiate, step, type Step, type TransferAction, typ
 /**
  * How a client answers a block that it did not expect: `every` one by the ACK of what it has (EDK2), `once` for what it has, whereupon each one that
  * it ignores starts its timer anew (atftp; U-Boot too, but for the timer), or `never`: it acknowledges whole windows, the end, and what its own
- * timer repeats.
+ * timer repeats. `burst` (the benchmarks' client): the first one of each burst, that is again when their numbers do not rise any more.
  */
-export type Manners = 'every' | 'once' | 'never';
-export const MANNERS: readonly Manners[] = ['every', 'once', 'never'];
+export type Manners = 'every' | 'burst' | 'once' | 'never';
+export const MANNERS: readonly Manners[] = ['every', 'burst', 'once', 'never'];
 
 /** When each copy of one packet arrives, in milliseconds after it left; none = it is lost. `at`: when it left. */
 export type Link = (to: 'client' | 'server', at: number) => readonly number[];
@@ -86,7 +86,7 @@ export function simulate({ size, options = {}, link, manners = 'every', clientTi
 
   // The client. It knows 16 bits of a block's number, as on the wire, and counts a window from its own last ACK.
   const received: Uint8Array[] = [];
-  let [expects, sinceAck, nacked, doneAt, timerRound] = [1, 0, -1, Infinity, 0];
+  let [expects, sinceAck, nacked, strayed, doneAt, timerRound] = [1, 0, -1, Infinity, Infinity, 0];
   let lastSent: Packet = { kind: 'rrq' };
   const say = (packet: Packet) => {
     lastSent = packet;
@@ -100,6 +100,10 @@ export function simulate({ size, options = {}, link, manners = 'every', clientTi
     if (packet.kind !== 'data') return;
     const ackOfAll: Packet = { kind: 'ack', block: (expects - 1) & 0xffff };
     if (packet.block !== expects || doneAt < Infinity) {
+      const behind = ((packet.block - expects + 0x8000) & 0xffff) - 0x8000;
+      const newBurst = behind <= strayed;
+      strayed = behind;
+      if (manners === 'burst') return newBurst ? say(ackOfAll) : undefined;
       // RFC 1350: the last block again means that our last ACK was lost. A lock-step client acknowledges its last block again.
       const last = terms.windowSize === 1 || doneAt < Infinity;
       if (last ? packet.block === ackOfAll.block && (manners !== 'once' || nacked !== expects) : manners === 'every' || (manners === 'once' && nacked !== expects)) {
@@ -109,6 +113,7 @@ export function simulate({ size, options = {}, link, manners = 'every', clientTi
       return;
     }
     received.push(packet.data);
+    strayed = Infinity;
     expects = (expects + 1) & 0xffff;
     sinceAck++;
     if (packet.data.length < terms.blockSize) doneAt = now;
@@ -136,7 +141,10 @@ export function simulate({ size, options = {}, link, manners = 'every', clientTi
       if (lastSent.kind === 'rrq' || manners === 'every') {
         put('server', lastSent, now);
         setClientTimer();
-      } else say({ kind: 'ack', block: (expects - 1) & 0xffff });
+      } else {
+        strayed = Infinity;
+        say({ kind: 'ack', block: (expects - 1) & 0xffff });
+      }
     } else if (head.packet!.kind === 'rrq') take({ kind: 'asked-again', at: now });
     else if (head.packet!.kind === 'ack') take({ kind: 'ack', block: head.packet!.block, at: now });
   }

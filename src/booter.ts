@@ -2,15 +2,19 @@
 import { randomBytes } from 'node:crypto';
 import { monotonicFactory } from 'ulid';
 import type { Ip4, Mac } from './addr.ts';
+import { createBootEnds } from './boot-ends.ts';
 import { createAdmission, needsSlot, placeWords, type Admission, type StreamEnd } from './boot/admission.ts';
 import { correlate } from './boot/correlate.ts';
 import { decide, type BootDecision, type View } from './boot/decide.ts';
+import { isHeld } from './boot/hold.ts';
+import { nextOf } from './boot/next.ts';
+import type { LoaderProgram } from './boot/loader.ts';
 import { nodeWithCard, reservedFor } from './boot/directory.ts';
 import { bareNode, type Node } from './boot/node.ts';
 import type { BootSet, Generation } from './boot/profile.ts';
 import { sameMachine, type BootRequest, type Machine, type Serve } from './boot/request.ts';
-import { endOf, MOST_STAGES, opensSession, refuseClaim, tokenHash, type Claim, type Report } from './boot/session.ts';
-import { hasStage, stageOf, type Boot, type StageDetail, type StageName } from './boot/timeline.ts';
+import { opensSession, refuseClaim, tokenHash, type Claim, type Report } from './boot/session.ts';
+import { stageOf, type Boot, type StageDetail, type StageName } from './boot/timeline.ts';
 import type { Discovered } from './discovered.ts';
 import { AppError } from './errors.ts';
 import type { Log } from './log.ts';
@@ -73,8 +77,12 @@ export interface BooterParts {
   readonly discovered?: Discovered;
   /** Who may fetch an image now; default: `DEFAULT_MAX_STREAMS` at once. */
   readonly admission?: Admission;
+  /** The loader set; default: what Debian 12 has. */
+  readonly loaders?: readonly LoaderProgram[];
   /** Whom the subnet of this address serves; default: nodes only. */
   readonly serveAt?: (ip: Ip4) => Serve | undefined;
+  /** So many failures in a row hold a node; 0: none do. */
+  readonly holdAfter?: number;
   readonly log: Log;
   /** Milliseconds since 1970. */
   readonly now: () => number;
@@ -85,6 +93,8 @@ export interface BooterParts {
 export function createBooter(parts: BooterParts): Booter {
   const { boots, leases, nodes, events, log, now, steady = now, admission = createAdmission() } = parts;
   const newId = monotonicFactory();
+  const ends = createBootEnds({ boots, events, log, now });
+  const set = { ...(parts.loaders ? { loaders: parts.loaders } : {}), ...(parts.holdAfter === undefined ? {} : { holdAfter: parts.holdAfter }) };
   /** Boots being started, by node: retransmitted DISCOVERs that arrive together are one attempt. */
   const starting = new Map<string, Promise<Boot>>();
 
@@ -112,7 +122,7 @@ export function createBooter(parts: BooterParts): Booter {
     const open = await boots.open(node.name);
     const verdict = correlate(open, request, now());
     // A machine that goes to its own disk boots nothing of ours.
-    if (verdict === 'start' && generation.profiles[node.profile]?.bootSet === undefined) return undefined;
+    if (verdict === 'start' && (generation.profiles[node.profile]?.bootSet === undefined || nextOf(node, await boots.history(node.name)) === 'local')) return undefined;
     if (verdict !== 'start') return verdict === 'continue' ? open : undefined;
     const racing = starting.get(node.name);
     if (racing) return racing;
@@ -178,7 +188,7 @@ export function createBooter(parts: BooterParts): Booter {
       log.info({ ...about, place: verdict.place, etaS: verdict.etaS }, 'waiting for an image slot');
       await rootIs(ofBoot, `waiting for an image slot, ${placeWords(verdict)}`);
     }
-    return { ...answer, decision: decide({ ...view, waiting: verdict }, request, generation, now()) };
+    return { ...answer, decision: decide({ ...view, waiting: verdict }, request, generation) };
   }
 
   /** What people see of a boot whose image is waited for. Never throws, as `seen`: a ticket would be lost by it. */
@@ -195,8 +205,8 @@ export function createBooter(parts: BooterParts): Booter {
       const name = named?.node ?? (request.mac === undefined ? await nodeNameOf(request, generation) : nodeWithCard(generation, request.mac)?.name);
       const node = name === undefined ? undefined : (generation.nodes[name] ?? (named?.bootSet ? bareNode(named) : undefined));
       if (!node) {
-        const [view, asked]: [View, BootRequest] = [{ failedInRow: 0 }, asStranger(request)];
-        return admit({ decision: decide(view, asked, generation, now()) }, view, asked, generation);
+        const [view, asked]: [View, BootRequest] = [{ failedInRow: 0, ...set }, asStranger(request)];
+        return admit({ decision: decide(view, asked, generation) }, view, asked, generation);
       }
 
       let boot = named ?? (await bootOf(node, request, generation));
@@ -209,8 +219,9 @@ export function createBooter(parts: BooterParts): Booter {
       const assigned = generation.profiles[node.profile]?.bootSet;
       // A script request says nothing of the machine: what its DHCP packets said holds for it.
       const asked: BootRequest = request.wants === 'script' ? { ...boot?.machine, ...request } : request;
-      const view: View = { node, ...history, ...(boot ? { openBoot: boot } : {}), ...(assigned ? { assigned } : {}) };
-      const decision = decide(view, asked, generation, now());
+      const view: View = { node, ...set, ...history, ...(boot ? { openBoot: boot } : {}), ...(assigned ? { assigned } : {}) };
+      const decision = decide(view, asked, generation);
+      if (decision.kind === 'hold' && history.heldAt === undefined && isHeld(history, assigned, parts.holdAfter)) await ends.held(node.name, history);
       if (decision.kind !== 'boot') return admit({ decision, node, ...(boot ? { boot } : {}) }, view, asked, generation);
 
       const bootSet = await contentOf(decision.bootSet, generation);
@@ -277,20 +288,6 @@ export function createBooter(parts: BooterParts): Booter {
       admission.release(ticket, how, steady());
     },
 
-    async report({ boot }, report) {
-      const at = now();
-      if (boot.stages.length >= MOST_STAGES && !hasStage(boot, report.stage)) return `a boot has at most ${MOST_STAGES} stages`;
-      await boots.see(boot.id, { name: report.stage, state: report.state, at, detail: report.detail });
-      const { tail: _tail, ...detail } = report.detail;
-      const line = { node: boot.node, mac: boot.mac, boot: boot.id, stage: report.stage, state: report.state, ...detail };
-      if (report.state === 'failed') log.warn(line, 'stage');
-      else log.info(line, 'stage');
-      const end = endOf(report);
-      if (!end || boot.state !== 'open') return undefined;
-      if (end.state === 'failed' && report.stage !== 'failed') await boots.see(boot.id, { name: 'failed', state: 'failed', at, detail: { message: end.why ?? '' } });
-      await boots.end(boot.id, end.state, at, end.why);
-      log.info({ node: boot.node, mac: boot.mac, boot: boot.id, state: end.state, why: end.why, seconds: (at - boot.startedAt) / 1000 }, 'boot ended');
-      return undefined;
-    },
+    report: ({ boot }, report) => ends.report(boot, parts.generation().nodes[boot.node], report),
   };
 }

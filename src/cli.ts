@@ -42,7 +42,7 @@ function program(): Command {
     .command('lab')
     .description('boot QEMU machines over our own DHCP, TFTP, HTTP and Git in a network of their own, and show each stage')
     .option('--nodes <n>', 'how many machines, 1 to 16', Number, 1)
-    .option('--firmware <kind>', 'bios', 'bios')
+    .option('--firmware <kind>', 'bios, bios-e1000, bios-rtl8139, uefi, uefi-http, uefi-proxy', 'bios')
     .option('--once', 'end when each node is ready or failed; exit 0 only when all are ready')
     .option('--json', 'nothing but JSON on stdout, one value a line')
     .option('--timeout <seconds>', 'until each node must be ready', Number, 600)
@@ -102,6 +102,29 @@ function program(): Command {
     .addOption(output())
     .action(async (name: string, options: { state?: string; output: Format }) => print(await (await import('./commands/image.ts')).imageShow(name, { ...globals(), ...options })));
 
+  image
+    .command('uki')
+    .argument('<name>', 'name, name:tag or name@sha256:<digest>')
+    .description('make one EFI program of kernel, initrd and a command line, for loader: uki (systemd-boot-efi has the stub)')
+    .option('--cmdline <text>', 'kernel arguments in it, the same for all nodes')
+    .option('--sign <dir>', 'sign it with db.key of this directory (rackseed keys init secure-boot)')
+    .option('--stub <file>', "systemd's stub (default: Debian's for the image's architecture)")
+    .option('--out <file>', 'copy it there, too')
+    .option('--state <dir>', 'state directory (default: the settings\')')
+    .addOption(output())
+    .action(async (name: string, options: { cmdline?: string; sign?: string; stub?: string; out?: string; state?: string; output: Format }) => print(await (await import('./commands/image.ts')).imageUki(name, { ...globals(), ...options })));
+
+  const keys = cli.command('keys').description("the operator's own keys");
+  keys
+    .command('init')
+    .argument('<kind>', 'secure-boot')
+    .description('make PK, KEK and db for Secure Boot, with the files to enrol them; never overwrites')
+    .option('--dir <dir>', "an empty or new directory (default: secure-boot in the settings' state directory)")
+    .action(async (kind: string, options: { dir?: string }) => {
+      if (kind !== 'secure-boot') throw new AppError('USAGE', `${kind}: there are no such keys`, 'rackseed keys init secure-boot');
+      print(await (await import('./commands/keys.ts')).keysInit({ ...globals(), ...options }));
+    });
+
   const artifact = cli.command('artifact').description('files that nodes need beside the image, such as the k0s binary');
   artifact
     .command('add')
@@ -117,6 +140,14 @@ function program(): Command {
     .description('list artifacts')
     .addOption(output())
     .action(async (options: { output: Format }) => print(await (await import('./commands/artifact.ts')).artifactList({ ...globals(), ...options })));
+
+  const loader = cli.command('loader').description('programs that firmware fetches first: iPXE and the like');
+  loader
+    .command('list')
+    .description('list the loader set, with versions, and which firmware is given what')
+    .option('--dir <dir>', "a directory of loaders (default: the settings' loaders.dir)")
+    .addOption(output())
+    .action(async (options: { dir?: string; output: Format }) => print(await (await import('./commands/loader.ts')).loaderList({ ...globals(), ...options })));
 
   const blob = cli.command('blob').description('files of images and artifacts, stored under their sha256');
   blob
@@ -141,6 +172,19 @@ function program(): Command {
     .description('show one node')
     .addOption(output())
     .action(async (name: string, options: { output: Format }) => print(await (await import('./commands/node.ts')).nodeShow(name, { ...globals(), ...options })));
+  node
+    .command('next')
+    .argument('<node>', 'name or any of its MACs')
+    .argument('<what>', 'netboot | boot-once | local')
+    .description('what a node does when it starts next; boot-once: from the network until one boot got ready, from its disk from then on')
+    .addOption(output())
+    .action(async (name: string, next: string, options: { output: Format }) => print(await (await import('./commands/node.ts')).nodeNext(name, next, { ...globals(), ...options })));
+  node
+    .command('release')
+    .argument('<node>', 'name or any of its MACs')
+    .description('let a node boot again that is held because its boots failed one after the other')
+    .addOption(output())
+    .action(async (name: string, options: { output: Format }) => print(await (await import('./commands/node.ts')).nodeRelease(name, { ...globals(), ...options })));
   node
     .command('discovered')
     .description('list PXE machines that asked and that no profile names')

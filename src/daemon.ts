@@ -5,6 +5,7 @@ import { startFront } from './http/front.ts';
 import { createHttp, listenOn, listenOnSocket } from './http/server.ts';
 import { createAdmission } from './boot/admission.ts';
 import { nodeWithCard, reservedFor } from './boot/directory.ts';
+import { isHeld } from './boot/hold.ts';
 import type { Generation } from './boot/profile.ts';
 import { createBooter } from './booter.ts';
 import { servesUnlisted } from './config/dhcp-settings.ts';
@@ -28,6 +29,7 @@ import { SHIPPED } from './shipped.ts';
 import { createRepos } from './postboot/repos.ts';
 import { becomeUser } from './privileges.ts';
 import { createBlobStore } from './store/blobs.ts';
+import type { NodeHistory } from './store/boot-rows.ts';
 import type { EventStore } from './store/events.ts';
 import { createVerdictStore } from './store/verdicts.ts';
 import { createFileCache } from './tftp/file-cache.ts';
@@ -93,7 +95,8 @@ async function assemble(settings: Settings, log: Log, now: () => number, stops: 
   await repos.start();
   stops.push(() => repos.stop());
 
-  const resolver = createResolver({ images, artifacts, repos });
+  const loaders = await loadLoaders(settings.loadersDir);
+  const resolver = createResolver({ images, artifacts, repos, loaders: loaders.names });
   const upstreams = Object.keys(settings.repos);
   /** What is down stays as it was mirrored last; `/readyz` says so. */
   const refresh = () => Promise.allSettled(upstreams.map((name) => repos.refresh(name)));
@@ -127,8 +130,7 @@ async function assemble(settings: Settings, log: Log, now: () => number, stops: 
 
   const admission = createAdmission(settings.http.maxStreams);
   const steady = () => performance.now();
-  const booter = createBooter({ generation: generations.current, nodes, leases, boots, events, discovered, admission, serveAt: plan.serveAt, log, now, steady });
-  const loaders = await loadLoaders(settings.loadersDir);
+  const booter = createBooter({ generation: generations.current, nodes, leases, boots, events, discovered, admission, loaders: loaders.files, serveAt: plan.serveAt, holdAfter: settings.holdAfter, log, now, steady });
   const listen = settings.http.listen ?? plan.serverIps;
   const { port, threads, tls, publicBase } = settings.http;
   const front = await startFront({
@@ -186,9 +188,14 @@ async function assemble(settings: Settings, log: Log, now: () => number, stops: 
     tftp.start();
     tftpFigures = tftp.counters;
   }
-  const metrics = createMetrics({ http: front.figures, tftp: () => tftpFigures?.(), blobs: served.figures, dhcp: running.admin.status, leases: () => running.ledger.size, images: () => admission.figures(steady()) });
+  const heldNodes = async (): Promise<number> => {
+    const { nodes: known, profiles } = generations.current();
+    const failing = settings.holdAfter === 0 ? new Map<string, NodeHistory>() : await boots.failing(settings.holdAfter);
+    return [...failing].filter(([name, history]) => known[name] && isHeld(history, profiles[known[name].profile]?.bootSet, settings.holdAfter)).length;
+  };
+  const metrics = createMetrics({ http: front.figures, tftp: () => tftpFigures?.(), blobs: served.figures, dhcp: running.admin.status, leases: () => running.ledger.size, images: () => admission.figures(steady()), heldNodes });
   // Last, so that /readyz speaks for all that machines need.
-  const people = () => createHttp('people', log, (app) => apiRoutes(app, { generation: generations.current, reload, reasons, nodes, boots, artifacts, discovered, leases: running.ledger, dhcp: running.admin, metrics }));
+  const people = () => createHttp('people', log, (app) => apiRoutes(app, { generation: generations.current, reload, reasons, nodes, boots, events: state.events, holdAfter: settings.holdAfter, now, artifacts, discovered, leases: running.ledger, dhcp: running.admin, metrics }));
   const onSocket = await people();
   stops.push(() => onSocket.close());
   await listenOnSocket(onSocket, settings.api.socket);

@@ -61,7 +61,7 @@ export interface Metrics {
 
 const LINK_STATES = ['clear', 'suspended', 'stopped'] as const;
 
-export function createMetrics(parts: { readonly http: () => HttpFigures; /** Undefined: there is no TFTP server. */ readonly tftp: () => TftpFigures | undefined; readonly dhcp: () => DhcpFigures; readonly leases: () => number; readonly blobs: () => BlobFigures; readonly images: () => { readonly streams: number; readonly waiting: number } }): Metrics {
+export function createMetrics(parts: { readonly http: () => HttpFigures; /** Undefined: there is no TFTP server. */ readonly tftp: () => TftpFigures | undefined; readonly dhcp: () => DhcpFigures; readonly leases: () => number; readonly blobs: () => BlobFigures; readonly images: () => { readonly streams: number; readonly waiting: number }; readonly heldNodes: () => Promise<number> }): Metrics {
   const registry = new Registry();
   const registers = [registry];
   new Counter({
@@ -116,6 +116,14 @@ export function createMetrics(parts: { readonly http: () => HttpFigures; /** Und
     registers,
     collect() {
       this.set(parts.images().waiting);
+    },
+  });
+  new Gauge({
+    name: 'rackseed_nodes_held',
+    help: 'nodes that are held because their boots failed one after the other',
+    registers,
+    async collect() {
+      this.set(await parts.heldNodes());
     },
   });
   const labelled = (name: string, help: string, label: string, values: () => Readonly<Record<string, number>>) =>

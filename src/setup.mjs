@@ -5,6 +5,7 @@ import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { buildBench, buildIfNeeded, installIfNeeded, nodeModulesMissing } from './setup/build.mjs';
+import { runFirmwareTests } from './setup/firmware.mjs';
 import { ensurePackages, packagesFor, unpackedFor } from './setup/packages.mjs';
 import { runTests, typeCheck } from './setup/tests.mjs';
 import { unpackPeers } from './setup/unpacked.mjs';
@@ -14,6 +15,7 @@ const EX_USAGE = 64;
 const USAGE = `usage: node src/setup.mjs WORD [--yes]   (--yes: install missing Debian packages without asking)
   run serve|lab [options]   npm start, npm run lab
   test [vitest options]     npm test
+  test:firmware             npm run test:firmware
   bench SUBJECT [options]   npm run bench
   build                     npm run build
   typecheck                 npm run typecheck`;
@@ -35,7 +37,7 @@ async function main(argv) {
   const [verb, ...rest] = argv.filter((word) => word !== '--yes');
   const command = verb === 'run' ? rest[0] : verb;
   if (command === undefined) return fail(`rackseed: ${USAGE}`, EX_USAGE);
-  if (!['run', 'test', 'bench', 'build', 'typecheck'].includes(verb)) return fail(`rackseed: unknown word ${verb}: ${USAGE}`, EX_USAGE);
+  if (!['run', 'test', 'test:firmware', 'bench', 'build', 'typecheck'].includes(verb)) return fail(`rackseed: unknown word ${verb}: ${USAGE}`, EX_USAGE);
   // What only compiles or prints its help needs no VM, so it asks for no VM's packages.
   const wanted = ['build', 'typecheck'].includes(verb) || rest.includes('--help') || rest.includes('-h') ? 'serve' : command;
   await ensurePackages(packagesFor(wanted, nodeModulesMissing(ROOT)), { yes, command: verb === 'run' ? wanted : verb });
@@ -49,6 +51,7 @@ async function main(argv) {
     process.env.PATH = [...path, process.env.PATH].join(':');
     return runProgram(await buildBench(ROOT), rest, { cwd: ROOT });
   }
+  if (verb === 'test:firmware') return runFirmwareTests(ROOT, rest);
   return verb === 'test' ? runTests(ROOT, rest) : 0;
 }
 

@@ -2,7 +2,7 @@
 import { defineConfig } from 'vitest/config';
 
 /** Minutes of VMs on a bad link, so it is no part of `npm test` at all: a test that is skipped would be a failure. */
-const ONLY_IN_FULL = process.env['RACKSEED_FULL'] === '1' ? [] : ['test/e2e/boot-loss.test.ts'];
+const ONLY_IN_FULL = process.env['RACKSEED_FULL'] === '1' ? [] : ['test/e2e/boot-loss.test.ts', 'test/e2e/uki.test.ts'];
 
 export default defineConfig({
   root: new URL("..", import.meta.url).pathname,

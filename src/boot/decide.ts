@@ -1,51 +1,59 @@
 // The policy: from all that is known of a machine to what it shall do next. Pure, and the only place where this is settled.
 import type { Digest } from '../digest.ts';
 import { placeWords, type Queue } from './admission.ts';
+import { chooseLoader, DEBIAN_12_LOADERS, type LoaderProgram } from './loader.ts';
+import { HOLD_S, holdWords, isHeld, type Failures } from './hold.ts';
+import { nextOf, type SaidNext } from './next.ts';
 import type { ExitMethod, Node } from './node.ts';
 import type { Generation } from './profile.ts';
 import type { Arch, BootRequest } from './request.ts';
 import { hasStage, type Boot } from './timeline.ts';
+import { UKI_LOADER, ukiWay } from './uki.ts';
+import { UKI_FILE } from './urls.ts';
 
 export type BootDecision =
   /** No answer: another server may have one. */
   | { readonly kind: 'silent'; readonly why: string }
   /** An address, but boot from disk. */
   | { readonly kind: 'local'; readonly why: string; readonly exit: ExitMethod }
-  /** Fetch this program first. `file` is a name in the loader manifest. */
-  | { readonly kind: 'loader'; readonly file: string; readonly via: 'tftp' | 'http' }
+  /** Fetch this program first. */
+  | ({ readonly kind: 'loader' } & LoaderRef)
   /** This is what you boot. */
   | { readonly kind: 'boot'; readonly bootSet: Digest }
-  /** Wait and ask again. `queue`: every image slot is taken, or all streams of the machine are, and this is where it stands. */
-  | { readonly kind: 'hold'; readonly why: string; readonly retryAfterS: number; readonly queue?: Queue };
+  /**
+   * Wait and ask again. `hint`: what a person can do about it. `loader`: what a ROM runs meanwhile, so that its screen can say why; absent when there is
+   * none for it. `queue`: every image slot is taken, or all streams of the machine are, and this is where it stands.
+   */
+  | { readonly kind: 'hold'; readonly why: string; readonly hint?: string; readonly retryAfterS: number; readonly loader?: LoaderRef; readonly queue?: Queue };
+
+/** `file` is a name of the loader set, or UKI_FILE. */
+export interface LoaderRef {
+  readonly file: string;
+  readonly via: 'tftp' | 'http';
+}
 
 /** All that is known of the machine at that moment. */
-export interface View {
+export interface View extends Failures, SaidNext {
   readonly node?: Node;
   /** The boot that this request belongs to. */
   readonly openBoot?: Boot;
-  /** How many boots of the node ended as failed since the last one that got ready. */
-  readonly failedInRow: number;
-  /** When the last of them ended, in milliseconds since 1970. */
-  readonly lastFailedAt?: number;
+  /** So many failures in a row hold it; 0: none do. Default FAILURES_BEFORE_HOLD. */
+  readonly holdAfter?: number;
   /** What the node shall boot, runs, and last ran with success. */
   readonly assigned?: Digest;
   readonly running?: Digest;
   readonly lastGood?: Digest;
   /** What admission says of a request with `wants: 'image'`; absent when the machine has its slot, or needs none. */
   readonly waiting?: Queue & { readonly retryAfterS: number };
+  /** The loader set; default: what Debian 12 has. */
+  readonly loaders?: readonly LoaderProgram[];
 }
-
-/** A node that failed this often is slowed down: a boot loop is the third most common complaint of the field. */
-export const FAILURES_BEFORE_HOLD = 5;
-/** How long after a failure such a node waits, in seconds. */
-export const HOLD_S = 60;
 
 /** How soon a machine asks again whose boot did not start with a DISCOVER that we saw, in seconds. */
 export const NO_BOOT_RETRY_S = 10;
 
-/** `now` in milliseconds since 1970. */
-export function decide(view: View, request: BootRequest, generation: Generation, now: number): BootDecision {
-  const decided = decideAdmitted(view, request, generation, now);
+export function decide(view: View, request: BootRequest, generation: Generation): BootDecision {
+  const decided = withLoader(decideAdmitted(view, request, generation), view, request);
   if (!view.waiting || decided.kind === 'silent') return decided;
   const { place, etaS, ownStreams, retryAfterS } = view.waiting;
   const queue: Queue = { place, ...(etaS === undefined ? {} : { etaS }), ...(ownStreams ? { ownStreams } : {}) };
@@ -53,33 +61,42 @@ export function decide(view: View, request: BootRequest, generation: Generation,
   return { kind: 'hold', why, retryAfterS, queue };
 }
 
-function decideAdmitted(view: View, request: BootRequest, generation: Generation, now: number): BootDecision {
+function decideAdmitted(view: View, request: BootRequest, generation: Generation): BootDecision {
   const { node, openBoot } = view;
-  if (!node) return decideStranger(request);
+  if (!node) return decideStranger(view, request);
   // A boot reads one boot set: once fixed it is answered from, whatever generation is current, and whether or not that still names the node.
   const profile = generation.profiles[node.profile];
   const bootSet = openBoot?.bootSet ?? profile?.bootSet;
   if (!bootSet) return profile ? { kind: 'local', why: `profile ${profile.name} boots from disk`, exit: node.exit } : { kind: 'silent', why: `profile ${node.profile} is not in this generation` };
   if (request.asker === 'os') return { kind: 'local', why: 'a running system needs an address only', exit: node.exit };
   if (request.asker === 'initrd') return { kind: 'boot', bootSet };
+  // A boot that has its boot set goes on to its end, whatever was said of the next one.
+  if (openBoot?.bootSet === undefined && nextOf(node, view) === 'local') return { kind: 'local', why: `${node.name} boots from its disk: next is local`, exit: node.exit };
 
   const image = generation.bootSets[bootSet]?.image;
   if (image && request.arch && !runs(request, image.arch)) {
     return { kind: 'hold', why: `image ${image.name} is for ${image.arch}, this machine is ${request.arch}`, retryAfterS: HOLD_S };
   }
-  if (request.asker === 'rom') return chooseLoader(request);
+  const isHeldNow = openBoot?.bootSet === undefined && isHeld(view, profile?.bootSet, view.holdAfter);
+  // Who is held, or has no boot, gets the loader that can say so.
+  if (node.loader === UKI_LOADER && (request.asker === 'rom' || request.asker === 'ipxe') && !isHeldNow && (request.wants !== 'script' || openBoot)) {
+    const way = ukiWay(request, image);
+    return 'why' in way ? { kind: 'hold', why: way.why, retryAfterS: HOLD_S } : { kind: 'loader', file: UKI_FILE, via: way.via };
+  }
+  if (request.asker === 'rom') return loaderFor(view, request);
   if (request.asker === 'ipxe' && request.features && !runsScript(request)) {
     // TRAPS 1.4: it gets a better loader once; if that one can do no more, going on would loop for ever.
     if (openBoot && hasStage(openBoot, 'loader')) {
       return { kind: 'hold', why: `this iPXE cannot fetch by HTTP or start a kernel (it lists ${request.features.join(' ') || 'nothing'})`, retryAfterS: HOLD_S };
     }
-    return chooseLoader(request);
+    return loaderFor(view, request);
   }
   if (request.wants === 'script' && !openBoot) {
     return { kind: 'hold', why: 'no boot of this machine is open: its DHCP DISCOVER was not seen here', retryAfterS: NO_BOOT_RETRY_S };
   }
-  const waitS = holdFor(view, now);
-  if (waitS > 0) return { kind: 'hold', why: `${view.failedInRow} boots failed in a row`, retryAfterS: waitS };
+  if (isHeldNow) {
+    return { kind: 'hold', why: holdWords(view), hint: `mend it, then: rackseed node release ${node.name}`, retryAfterS: HOLD_S };
+  }
   return { kind: 'boot', bootSet };
 }
 
@@ -87,12 +104,12 @@ function decideAdmitted(view: View, request: BootRequest, generation: Generation
 export const STRANGER_RETRY_S = 20;
 
 /** A machine that no profile names: by what its subnet serves. One that boots gets as far as a screen that says what to do. */
-function decideStranger(request: BootRequest): BootDecision {
+function decideStranger(view: View, request: BootRequest): BootDecision {
   const unnamed = 'no profile names this machine';
   const { serve = 'known', asker, via } = request;
   if (serve === 'known') return { kind: 'silent', why: unnamed };
   // A script or a loader is asked for by a machine that was let in by DHCP.
-  if (asker === 'rom') return chooseLoader(request);
+  if (asker === 'rom') return loaderFor(view, request);
   if (asker === 'ipxe' || via !== 'dhcp') {
     return { kind: 'hold', why: `${unnamed}${request.mac ? `: add ${request.mac} under nodes in boot-profiles/` : ''}`, retryAfterS: STRANGER_RETRY_S };
   }
@@ -110,17 +127,15 @@ function runsScript(request: BootRequest): boolean {
   return can.has('http') && (request.firmware === 'bios' || request.firmware === undefined ? can.has('bzimage') : can.has('efi') || can.has('bzimage'));
 }
 
-/** The loader for this firmware; the DHCP rendering of a hold asks it too, so that the choice stands in one place. */
-export function chooseLoader(request: BootRequest): BootDecision {
-  if (request.firmware === 'uefi' && request.arch === 'amd64') return { kind: 'loader', file: 'snponly.efi', via: 'tftp' };
-  if (request.firmware === 'uefi-http' && request.arch === 'amd64') return { kind: 'loader', file: 'snponly.efi', via: 'http' };
-  if (request.firmware === 'bios' || request.firmware === undefined) return { kind: 'loader', file: 'undionly.kpxe', via: 'tftp' };
-  return { kind: 'hold', why: `no loader for ${request.arch ?? 'unknown'} ${request.firmware} yet`, retryAfterS: HOLD_S };
+/** The loader that this machine starts with, or a hold that says why it has none. */
+function loaderFor({ node, loaders = DEBIAN_12_LOADERS }: View, request: BootRequest): BootDecision {
+  const chosen = chooseLoader(request, loaders, node?.loader === UKI_LOADER ? 'auto' : node?.loader);
+  return 'why' in chosen ? { kind: 'hold', why: chosen.why, retryAfterS: HOLD_S } : { kind: 'loader', ...chosen };
 }
 
-function holdFor(view: View, now: number): number {
-  if (view.failedInRow < FAILURES_BEFORE_HOLD || view.lastFailedAt === undefined) return 0;
-  // A clock that was set back: nobody waits for a day because it was wrong for a day.
-  if (now < view.lastFailedAt) return 0;
-  return Math.max(0, Math.ceil((view.lastFailedAt + HOLD_S * 1000 - now) / 1000));
+/** A ROM cannot show a reason; the loader that it would get can. */
+function withLoader(decided: BootDecision, view: View, request: BootRequest): BootDecision {
+  if (decided.kind !== 'hold' || request.asker !== 'rom') return decided;
+  const loader = loaderFor(view, request);
+  return loader.kind === 'loader' ? { ...decided, loader: { file: loader.file, via: loader.via } } : decided;
 }

@@ -1,10 +1,10 @@
 // The iPXE script of a node: what a decision looks like to an iPXE, refusals included.
 import type { BootDecision } from './decide.ts';
 import type { BootSet } from './profile.ts';
-import type { Node } from './node.ts';
+import type { ExitMethod, Node } from './node.ts';
 import type { Machine } from './request.ts';
 import type { Boot } from './timeline.ts';
-import { blobPath, scriptPath } from './urls.ts';
+import { blobPath, loaderName, loaderPath, scriptPath, UKI_FILE } from './urls.ts';
 import type { Digest } from '../digest.ts';
 import type { Mac } from '../addr.ts';
 
@@ -31,10 +31,11 @@ export function renderScript(decision: BootDecision, bootSet: BootSet | undefine
     case 'boot':
       return bootSet && to.bootId ? bootScript(bootSet, to, to.bootId) : holdScript('RS-HOLD', 'the boot set is gone', FETCH_RETRY_S, to);
     case 'local':
-      return lines(`echo rackseed: RS-LOCAL: ${printable(decision.why)}`, decision.exit === 'sanboot' ? 'sanboot --no-describe --drive 0x80' : 'exit 0');
+      return lines(`echo rackseed: RS-LOCAL: ${printable(decision.why)}`, ...leave(decision.exit));
     case 'hold':
-      return holdScript('RS-HOLD', decision.why, decision.retryAfterS, to);
+      return holdScript('RS-HOLD', decision.why, decision.retryAfterS, to, decision.hint);
     case 'loader':
+      if (decision.file === UKI_FILE) return ukiScript(to);
       // It runs a script already, so a loader is no news to it; the DHCP side is what hands loaders out.
       return holdScript('RS-LOADER', `this iPXE shall load ${decision.file} first`, FETCH_RETRY_S, to);
     case 'silent':
@@ -45,6 +46,22 @@ export function renderScript(decision: BootDecision, bootSet: BootSet | undefine
 /** What an iPXE is told when we failed to find an answer: it waits, where an HTTP error would make it fall to the next boot device. */
 export function renderTrouble(to: ScriptFor): string {
   return holdScript('RS-ERROR', 'the daemon could not answer, its log says why', FETCH_RETRY_S, to);
+}
+
+/**
+ * To the disk, by firmware, which the iPXE itself knows best: a boot that is not ours has no record of its machine. UEFI goes on with the next boot option after an
+ * error only, and to its menu after a success (UEFI 2.10, 3.1.2); a BIOS goes on after either.
+ */
+function leave(exit: ExitMethod): string[] {
+  if (exit === 'exit') return ['iseq ${platform} efi || exit 0', 'exit 1'];
+  // UEFI counts local disks from 0, in an iPXE of 2024 or later; an older one knows no such drive and goes the way of exit.
+  const file = exit === 'sanboot' ? '' : ` --filename ${efiPath(exit)}`;
+  return ['iseq ${platform} efi && goto efi ||', 'sanboot --no-describe --drive 0x80 || exit 0', ':efi', `sanboot --no-describe --drive 0${file} || exit 1`];
+}
+
+/** As UEFI writes paths, from the root of the file system. */
+function efiPath(file: string): string {
+  return `\\${file.replace(/[\\/]+/g, '\\').replace(/^\\/, '')}`;
 }
 
 function bootScript(bootSet: BootSet, to: ScriptFor, bootId: string): string {
@@ -77,10 +94,22 @@ function bootScript(bootSet: BootSet, to: ScriptFor, bootId: string): string {
   );
 }
 
-function holdScript(code: string, why: string, retryAfterS: number, to: ScriptFor): string {
+/** An iPXE of a node with `loader: uki`: it starts the program as the firmware would. */
+function ukiScript({ baseUrl, mac }: ScriptFor): string {
+  return lines(
+    'echo rackseed: RS-UKI: kernel, initrd and command line in one file',
+    `chain ${baseUrl}${loaderPath(loaderName(UKI_FILE, mac))} ||`,
+    `echo rackseed: RS-FETCH: the UKI did not start, asking again in ${FETCH_RETRY_S} s`,
+    `sleep ${FETCH_RETRY_S}`,
+    `chain --replace ${baseUrl}${scriptPath(mac)} || reboot`,
+  );
+}
+
+function holdScript(code: string, why: string, retryAfterS: number, to: ScriptFor, hint?: string): string {
   return lines(
     ':again',
     `echo rackseed: ${code}: ${printable(why)}; asking again in ${retryAfterS} s`,
+    ...(hint === undefined ? [] : [`echo rackseed: ${printable(hint)}`]),
     `sleep ${retryAfterS}`,
     // Only a DISCOVER starts a boot: a machine that has none, because no profile named it, is known anew by asking again.
     ...(to.bootId ? [] : ['dhcp netX || goto again']),

@@ -3,8 +3,15 @@ import type { Ip4, Mac } from '../addr.ts';
 import type { ExtraOptions } from '../dhcp/option-values.ts';
 import type { Boot } from './timeline.ts';
 
-/** How a node leaves the loader when it shall boot from its disk; iPXE's `exit` does not fall through on many BIOSes (TRAPS 1.9). */
-export type ExitMethod = 'exit' | 'sanboot';
+/**
+ * How a node leaves the loader when it shall boot from its disk; iPXE's `exit` does not fall through on many BIOSes (TRAPS 1.9). A name that ends in `.efi` is a file
+ * of the disk's EFI system partition.
+ */
+export type ExitMethod = 'exit' | 'sanboot' | `${string}.efi`;
+
+/** What a node does when it starts next. `boot-once`: from us until one boot got ready, from its disk from then on. */
+export const NEXTS = ['netboot', 'boot-once', 'local'] as const;
+export type Next = (typeof NEXTS)[number];
 
 export interface Node {
   /** Also its hostname. */
@@ -14,6 +21,10 @@ export interface Node {
   readonly labels: Readonly<Record<string, string>>;
   readonly vars: Readonly<Record<string, string>>;
   readonly exit: ExitMethod;
+  /** As its YAML says; what an operator said counts before it. */
+  readonly next?: Next;
+  /** The loader that its own entry or its profile asks for: a choice or a file of the set (boot/loader.ts). Absent: by its firmware. */
+  readonly loader?: string;
   /** What it is told by DHCP beside its subnet's options; its own and its profile's in one. */
   readonly dhcpOptions?: ExtraOptions;
   /** The profile's name, a key of the generation's `profiles`. */

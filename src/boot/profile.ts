@@ -19,6 +19,8 @@ export interface ImageRef {
   readonly kernel: BlobRef;
   readonly initrds: readonly BlobRef[];
   readonly squashfs: BlobRef;
+  /** Kernel, initrds and a command line in one EFI program, when `rackseed image uki` made one. */
+  readonly uki?: BlobRef;
 }
 
 /** `none`: a tmpfs; otherwise the file system that keeps state, by label. */

@@ -8,9 +8,11 @@ export const STAGES = ['discover', 'offer', 'lease', 'loader', 'script', 'kernel
 /** `step:30-k0s` is a post-boot step; `ready` and `failed` end a boot. */
 export type StageName = (typeof STAGES)[number] | `step:${string}` | 'ready' | 'failed';
 
-/** Chains of firmware that end in our initrd stage; `-proxy`: another server gives the addresses. */
-export const CHAINS = ['bios-ipxe', 'bios-rom', 'bios-ipxe-proxy', 'uefi-rom', 'uefi-rom-proxy', 'uefi-http', 'uefi-http-proxy'] as const;
+/** Chains of firmware that end in our initrd stage; `-uki`: kernel, initrd and command line come in one file, with no iPXE; `-proxy`: another server gives the addresses. */
+export const CHAINS = ['bios-ipxe', 'bios-rom', 'bios-ipxe-proxy', 'uefi-rom', 'uefi-rom-proxy', 'uefi-http', 'uefi-http-proxy', 'uefi-uki', 'uefi-http-uki'] as const;
 export type Chain = (typeof CHAINS)[number];
+/** Those in which an iPXE runs a script. */
+const BY_SCRIPT = CHAINS.filter((chain) => !chain.endsWith('-uki'));
 
 /**
  * What each stage is seen by, and in which chains. docs/BOOTING.md prints this table, and a test takes each piece of evidence away in turn.
@@ -19,11 +21,11 @@ export type Chain = (typeof CHAINS)[number];
 export const EVIDENCE: readonly { readonly stage: StageName | 'step:'; readonly evidence: string; readonly chains: readonly Chain[] }[] = [
   { stage: 'discover', evidence: 'a DHCPDISCOVER of the machine arrived', chains: CHAINS },
   { stage: 'offer', evidence: 'our DHCPOFFER was sent', chains: CHAINS },
-  { stage: 'lease', evidence: 'the lease is on disk and our DHCPACK was sent', chains: ['bios-ipxe', 'bios-rom', 'uefi-rom', 'uefi-http'] },
+  { stage: 'lease', evidence: 'the lease is on disk and our DHCPACK was sent', chains: CHAINS.filter((chain) => !chain.endsWith('-proxy')) },
   { stage: 'loader', evidence: 'the last TFTP block of the loader was acknowledged, or its last byte sent by HTTP', chains: ['bios-rom', 'uefi-rom', 'uefi-rom-proxy', 'uefi-http', 'uefi-http-proxy'] },
-  { stage: 'script', evidence: 'the script was sent to the address of the boot', chains: CHAINS },
-  { stage: 'kernel', evidence: "the kernel's last byte was sent", chains: CHAINS },
-  { stage: 'initrd', evidence: "the last initrd's last byte was sent", chains: CHAINS },
+  { stage: 'script', evidence: 'the script was sent to the address of the boot', chains: BY_SCRIPT },
+  { stage: 'kernel', evidence: "the kernel's last byte was sent, or the UKI's, which holds it", chains: CHAINS },
+  { stage: 'initrd', evidence: "the last initrd's last byte was sent", chains: BY_SCRIPT },
   { stage: 'config', evidence: 'the initrd stage read its config, with its token', chains: CHAINS },
   { stage: 'root', evidence: 'the initrd stage reported its root mounted, with its token', chains: CHAINS },
   { stage: 'userspace', evidence: 'the node agent reported, with its token', chains: CHAINS },

@@ -47,6 +47,17 @@ export const TFTP_AUTOEXEC = 'autoexec.ipxe';
 export const TFTP_KERNEL = 'kernel';
 export const TFTP_INITRD = 'initrd';
 
+/** The node's UKI: a loader and its kernel in one. Under a MAC only, by TFTP and by HTTP; EDK2 takes what it fetches by HTTP for a program because of the `.efi`. */
+export const UKI_FILE = 'uki.efi';
+
+/** The UKI by HTTP, as the HTTP server's router reads it: what `loaderPath(loaderName(UKI_FILE, mac))` is. */
+export const UKI_ROUTE = loaderPath(`:mac/${UKI_FILE}`);
+
+/** What a loader decision names, as that machine asks for it. */
+export function loaderName(file: string, mac: Mac | undefined): string {
+  return file === UKI_FILE && mac !== undefined ? tftpPath(mac, UKI_FILE) : file;
+}
+
 /** A name that says which node it is for: `52-54-00-12-34-56/kernel`. Any name may stand behind the MAC, a loader's too. */
 export function tftpPath(mac: Mac, file: string): string {
   return `${macDashes(mac)}/${file}`;

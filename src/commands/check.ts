@@ -10,6 +10,7 @@ import { checkTls } from '../config/tls.ts';
 import { FaultsError, lineOf, type ErrorCode, type Fault } from '../errors.ts';
 import { createImageStore, type ImageStore } from '../images/manifest.ts';
 import { imageNames, readImageSpec } from '../images/spec.ts';
+import { loadLoaders } from '../loaders.ts';
 import { SHIPPED } from '../shipped.ts';
 import { createArtifactStore, type ArtifactStore } from '../store/artifacts.ts';
 import { openReadOnly } from '../store/readonly.ts';
@@ -75,7 +76,7 @@ export async function checkCommand(options: CheckOptions, io: { readonly print: 
 /** Answers from what is on this disk; where it cannot tell it says yes and writes down that it did not look. */
 function whatIsHere(settings: Settings | undefined, artifacts: ArtifactStore | undefined, notChecked: Set<string>): Resolver {
   const images: ImageStore | undefined = settings && existsSync(join(settings.stateDir, 'images')) ? createImageStore(settings.stateDir) : undefined;
-  const unknown = (what: string): void => void notChecked.add(what);
+  const unknown = (what: string): undefined => void notChecked.add(what);
   const repos = ['post-boot', ...Object.keys(settings?.repos ?? {})];
   return {
     image: async (name, ref) => (images ? images.resolve(name, ref) : (unknown(`image ${name}`), anyImage(name))),
@@ -86,6 +87,13 @@ function whatIsHere(settings: Settings | undefined, artifacts: ArtifactStore | u
     commit: async (repo, ref) => (settings && !repos.includes(repo) ? undefined : (unknown(`${ref} in repository ${repo}`), NO_COMMIT)),
     repoNames: async () => repos,
     hasSteps: async (repo, _commit, dir) => repo !== 'post-boot' || hasSteps(join(SHIPPED.postBoot, dir)),
+    loaderNames: async () => {
+      try {
+        return settings && (await loadLoaders(settings.loadersDir)).names;
+      } catch {
+        return unknown(`loaders (${settings?.loadersDir} cannot be read)`);
+      }
+    },
     stepDirs: async (repo) => (repo === 'post-boot' ? readdirSync(SHIPPED.postBoot).filter((dir) => hasSteps(join(SHIPPED.postBoot, dir))) : []),
   };
 }
@@ -95,7 +103,7 @@ const NO_COMMIT = '0'.repeat(40);
 
 function anyImage(name: string): ImageRef {
   const blob = { digest: NO_DIGEST, size: 0 };
-  return { name, digest: NO_DIGEST, arch: 'amd64', kernel: blob, initrds: [blob], squashfs: blob };
+  return { name, digest: NO_DIGEST, arch: 'amd64', kernel: blob, initrds: [blob], squashfs: blob, uki: blob };
 }
 
 function hasSteps(dir: string): boolean {

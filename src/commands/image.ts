@@ -1,12 +1,14 @@
-// `rackseed image build|list|show`: images are built beside a running daemon; what boots changes at its next reload.
+// `rackseed image build|list|show|uki`: images are built beside a running daemon; what boots changes at its next reload.
+import { copyFile } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import { performance } from 'node:perf_hooks';
 import { readSettings } from '../config/settings.ts';
 import { nearest } from '../config/faults.ts';
 import { isDigest } from '../digest.ts';
-import { AppError } from '../errors.ts';
+import { AppError, lineOf } from '../errors.ts';
 import { buildImage, PHASES, type BuildProgress } from '../images/build.ts';
 import { createImageStore, type ImageManifest, type ImageRefQuery } from '../images/manifest.ts';
+import { makeUki } from '../images/uki.ts';
 import { SHIPPED } from '../shipped.ts';
 import { bytes, duration, render, type Column, type Format } from './output.ts';
 import { progressBar } from './progress.ts';
@@ -64,6 +66,23 @@ export async function imageShow(ref: string, options: ImageOptions): Promise<str
   const near = nearest(name, names);
   const hint = names.includes(name) ? 'rackseed image list shows the builds that there are' : near ? `did you mean ${near}?` : `build it: rackseed image build ${name}`;
   throw new AppError('IMAGE_UNKNOWN', `there is no image ${ref}`, hint);
+}
+
+/** What boots with `loader: uki`. On a table's stdout: one line that says what it is, then the image. */
+export async function imageUki(ref: string, options: ImageOptions & { readonly cmdline?: string; readonly stub?: string; readonly sign?: string; readonly out?: string }): Promise<string> {
+  const { name, query } = parseRef(ref);
+  const { cmdline, stub, sign, out } = options;
+  const { manifest, uki, path } = await makeUki({
+    name,
+    query,
+    stateDir: stateOf(options),
+    ...(cmdline === undefined ? {} : { cmdline }),
+    ...(stub === undefined ? {} : { stub: resolve(stub) }),
+    ...(sign === undefined ? {} : { sign: resolve(sign) }),
+  });
+  if (out !== undefined) await copyFile(path, resolve(out)).catch((error: unknown) => Promise.reject(new AppError('USAGE', `--out: ${lineOf(error)}`, 'the UKI itself is in the store', error)));
+  if (options.output === 'json' || options.output === 'yaml') return render(options.output, shown(manifest), [], []);
+  return `UKI of image ${name}: ${bytes(uki.size)}, ${uki.signed ? 'signed' : 'not signed'}, ${uki.digest}; rackseed reload lets it boot\n${render(options.output, shown(manifest), [manifest], COLUMNS)}`;
 }
 
 /** As programs see an image: the manifest, and `initrd` beside `initrds` because ours is one. */

@@ -4,21 +4,19 @@ import { readdir } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { join, resolve } from 'node:path';
 import type { BlobRef } from '../boot/profile.ts';
-import type { Firmware } from '../boot/request.ts';
 import type { Digest } from '../digest.ts';
 import { AppError } from '../errors.ts';
 import { buildImage, type BuildResult } from '../images/build.ts';
 import type { ImageManifest } from '../images/manifest.ts';
 import { attachConsole, consoleTail } from '../lab/console.ts';
+import { readFirmware, type LabFirmware } from '../lab/firmware.ts';
+import { imagesDirFor, LAB_IMAGE } from '../lab/image.ts';
 import { checkLab, startLab, type Lab } from '../lab/lab.ts';
 import { releaseFrom, STANDIN, type Release } from '../lab/site.ts';
 import type { NodeReport } from '../lab/stages.ts';
 import { probeAccel } from '../lab/vm.ts';
 import { reportOf, watchBoots, type Machine } from '../lab/watch.ts';
-import { SHIPPED } from '../shipped.ts';
 import { progressBar } from './progress.ts';
-
-const IMAGE = 'debian-k0s';
 
 export interface LabCommandOptions {
   readonly nodes: number;
@@ -69,7 +67,7 @@ export async function labCommand(options: LabCommandOptions, io: LabIo = termina
   const state = resolve(options.state ?? process.env['RACKSEED_LAB_STATE'] ?? defaultState());
   if (options.console !== undefined) return joinConsole(state, options.console);
   const began = Date.now();
-  const firmware = options.firmware as Firmware;
+  const firmware = readFirmware(options.firmware);
   if (!(options.timeout > 0)) throw new AppError('USAGE', '--timeout is not a number of seconds', 'such as --timeout 600');
   if (options.memory !== undefined && !(Number.isInteger(options.memory) && options.memory >= 512)) throw new AppError('USAGE', '--memory is not a number of MiB from 512', 'such as --memory 2048');
   await checkLab({ nodes: options.nodes, firmware, vms: options.vm });
@@ -83,7 +81,7 @@ export async function labCommand(options: LabCommandOptions, io: LabIo = termina
   io.say(banner(release));
   let lab: Lab | undefined;
   try {
-    const built = await ensureImage(state, io, stopped.signal);
+    const built = await ensureImage(state, firmware, io, stopped.signal);
     const image = built.manifest;
     const imageMs = built.unchanged ? 0 : Date.now() - began;
     const accel = await probeAccel();
@@ -112,23 +110,23 @@ export async function labCommand(options: LabCommandOptions, io: LabIo = termina
 }
 
 /** Builds the image unless it is there with the inputs of this checkout. */
-async function ensureImage(state: string, io: LabIo, signal: AbortSignal): Promise<BuildResult> {
+async function ensureImage(state: string, firmware: LabFirmware, io: LabIo, signal: AbortSignal): Promise<BuildResult> {
   const began = Date.now();
   let shown: string | undefined;
   const built = await buildImage({
-    name: IMAGE,
-    imagesDir: SHIPPED.images,
+    name: LAB_IMAGE,
+    imagesDir: await imagesDirFor(firmware, state),
     stateDir: state,
     signal,
     onProgress({ phase, fraction, message }) {
-      if (phase !== shown) io.say(`image ${IMAGE}: ${phase}`);
+      if (phase !== shown) io.say(`image ${LAB_IMAGE}: ${phase}`);
       shown = phase;
       const filled = Math.round(fraction * 24);
       io.waiting(`[${'#'.repeat(filled)}${'-'.repeat(24 - filled)}] ${Math.round(fraction * 100)}% ${message ?? phase}`);
     },
   });
   io.waiting('');
-  if (!built.unchanged) io.say(`image ${IMAGE}: built in ${Math.round((Date.now() - began) / 1000)} s`);
+  if (!built.unchanged) io.say(`image ${LAB_IMAGE}: built in ${Math.round((Date.now() - began) / 1000)} s`);
   return built;
 }
 

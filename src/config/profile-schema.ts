@@ -1,6 +1,9 @@
 // What may stand in one file of boot-profiles/: the one source of check, the editor's schema and docs/PROFILES.md.
 import { z } from 'zod';
 import { parseIp4, parseMac } from '../addr.ts';
+import { LOADER_CHOICES, LOADER_FILE } from '../boot/loader.ts';
+import { UKI_LOADER } from '../boot/uki.ts';
+import { NEXTS } from '../boot/node.ts';
 import { isDigest, type Digest } from '../digest.ts';
 import { optionsSchema } from './options-map.ts';
 
@@ -42,13 +45,23 @@ const cmdlineEntry = text
 
 const IMAGE = /^([a-z0-9][a-z0-9._-]*)(?::([A-Za-z0-9_][A-Za-z0-9._-]{0,127})|@(sha256:[0-9a-f]{64}))?$/;
 
+/** Of the schema alone the names; whether the loader set has the file is asked when names are resolved (references.ts). */
+const LOADER_WORDS = [...LOADER_CHOICES, UKI_LOADER];
+const LOADER = new RegExp(`^(${LOADER_WORDS.join('|')})$|${LOADER_FILE.source}`);
+const loader = matching(LOADER, `not a loader: ${LOADER_WORDS.join(', ')}, or a file of the loader set, such as ipxe.efi`).optional();
+
+/** iPXE reads the path as a word of its script. */
+const exit = matching(/^(exit|sanboot|[\\/]?[Ee][Ff][Ii]([\\/][A-Za-z0-9_][A-Za-z0-9._-]*)+\.efi)$/, 'must be exit, sanboot, or an .efi file of the disk, such as EFI/debian/shimx64.efi');
+
 const node = z.strictObject({
   macs: z.array(mac).min(1, 'needs at least one MAC').describe('every card the machine may boot from'),
   ip: z.string().refine((value) => parseIp4(value) !== undefined, 'not an IPv4 address, such as 10.77.0.11').meta({ format: 'ipv4' }).optional().describe('its reserved address; without one it gets one of the pool'),
   labels,
   vars: vars.describe('what its post-boot scripts are told, over the profile\'s vars'),
   dhcpOptions: optionsSchema.nullish().describe("DHCP options for this node, over the profile's and its subnet's: a value, a list, or { type, value, always }"),
-  exit: z.enum(['exit', 'sanboot']).default('exit').describe('how it leaves the loader to boot from its disk'),
+  loader: loader.describe("what its firmware fetches first, in place of the profile's"),
+  exit: exit.default('exit').describe('how it leaves the loader to boot from its disk: exit, sanboot, or an .efi file of the disk, such as EFI/debian/shimx64.efi'),
+  next: z.enum(NEXTS).optional().describe('what it does when it starts next, until rackseed node next says otherwise: netboot (default), boot-once, local'),
 });
 
 export const profileSchema = z.strictObject({
@@ -71,6 +84,7 @@ export const profileSchema = z.strictObject({
     .describe('name: version of each file that nodes need beside the image'),
   vars: vars.describe('what the post-boot scripts of every node of this profile are told'),
   dhcpOptions: optionsSchema.nullish().describe("DHCP options for every node of this profile, over its subnet's: a value, a list, or { type, value, always }"),
+  loader: loader.describe('what firmware fetches first: auto (by firmware), undionly, snponly, ipxe, uki (what rackseed image uki made: no iPXE), or a file of the loader set'),
   nodes: z.record(nodeName, node).nullish().describe('the machines that boot this profile'),
 });
 
@@ -80,6 +94,11 @@ export type ProfileSpec = z.output<typeof profileSchema>;
 export const NOT_YET: Readonly<Record<string, string>> = {
   match: 'name each machine under nodes until then',
   default: 'name each machine under nodes until then',
+};
+
+/** Loaders of the design that nothing serves yet, likewise. */
+export const LOADERS_NOT_YET: Readonly<Record<string, string>> = {
+  shim: 'a file of the loader set can be named: put shimx64.efi there',
 };
 
 /** Splits `name`, `name:tag`, `name@sha256:<digest>`; undefined when it is none of them. */

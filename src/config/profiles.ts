@@ -3,7 +3,7 @@ import { readdir, readFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { isScalar, isSeq } from 'yaml';
 import { parseIp4, parseMac, type Ip4, type Mac } from '../addr.ts';
-import type { Node } from '../boot/node.ts';
+import type { ExitMethod, Node } from '../boot/node.ts';
 import type { BootSet, Generation, Profile, RootState } from '../boot/profile.ts';
 import type { ExtraOptions } from '../dhcp/option-values.ts';
 import { digestOfValue, type Digest } from '../digest.ts';
@@ -12,7 +12,7 @@ import { claimFaults, entriesOf, isMapping, member, type AddressSpace } from './
 import { readYaml, type YamlFile } from './document.ts';
 import { knownKeys, nearest, plainWords, zodFaults, type Path } from './faults.ts';
 import { readOptions } from './options-map.ts';
-import { NOT_YET, profileSchema, type ProfileSpec } from './profile-schema.ts';
+import { LOADERS_NOT_YET, NOT_YET, profileSchema, type ProfileSpec } from './profile-schema.ts';
 import { resolveReferences, type References } from './references.ts';
 import type { Resolver } from './resolver.ts';
 
@@ -114,12 +114,29 @@ function parseProfile({ file, text }: ProfileFile): ParsedProfile {
     delete content[key];
     faults.push({ file, ...yaml.place([key], { key: true }), message: `${key} is not supported yet`, hint });
   }
+  faults.push(...loadersNotYet(yaml, content));
   const result = profileSchema.safeParse(content, { error: plainWords });
   if (!result.success) faults.push(...zodFaults(result.error, yaml.document, yaml.lines, file, (path) => knownKeys(profileSchema, path)));
   faults.push(...contentFaults(yaml, content));
   const { wrong, ...dhcpOptions } = dhcpOptionsOf(yaml, content);
   faults.push(...wrong);
   return { name, yaml, dhcpOptions, faults, ...(result.success ? { spec: result.data } : {}) };
+}
+
+/** Takes what is not supported yet out of `content`, so that it has the one fault. */
+function loadersNotYet(yaml: YamlFile, content: Record<string, unknown>): Fault[] {
+  const faults: Fault[] = [];
+  const without = (value: Record<string, unknown>, path: Path): Record<string, unknown> => {
+    const { loader, ...rest } = value;
+    if (typeof loader !== 'string' || !Object.hasOwn(LOADERS_NOT_YET, loader)) return value;
+    faults.push({ file: yaml.file, ...yaml.place([...path, 'loader']), message: `loader: ${loader} is not supported yet`, hint: LOADERS_NOT_YET[loader]! });
+    return rest;
+  };
+  if (isMapping(content['nodes'])) {
+    content['nodes'] = Object.fromEntries(Object.entries(content['nodes']).map(([name, node]) => [name, isMapping(node) ? without(node, ['nodes', name]) : node]));
+  }
+  if (without(content, []) !== content) delete content['loader'];
+  return faults;
 }
 
 function dhcpOptionsOf(yaml: YamlFile, content: Record<string, unknown>): DhcpOptions & { readonly wrong: readonly Fault[] } {
@@ -139,7 +156,7 @@ function contentFaults(yaml: YamlFile, content: Record<string, unknown>): Fault[
   const { file } = yaml;
   const faults: Fault[] = [];
   if (content['boot'] === 'local') {
-    for (const key of ['image', 'cmdline', 'root', 'postBoot', 'artifacts', 'vars']) {
+    for (const key of ['image', 'cmdline', 'root', 'postBoot', 'artifacts', 'vars', 'loader']) {
       if (content[key] != null) faults.push({ file, ...yaml.place([key], { key: true }), message: `${key} has no meaning with boot: local` });
     }
   } else if (content['image'] === undefined && content['boot'] === undefined && !misspelt(content, ['image', 'boot'])) {
@@ -182,9 +199,10 @@ function build(profiles: readonly { readonly name: string; readonly spec: Profil
       const macs = node.macs.map((mac): Mac => parseMac(mac)!);
       const ip: Ip4 | undefined = node.ip === undefined ? undefined : parseIp4(node.ip);
       const dhcpOptions = { ...ofAll, ...ofNode.get(nodeName) };
-      // Absent and not empty: the digest of a node without options is what it was before there were any.
-      const more = { ...(ip ? { ip } : {}), ...(Object.keys(dhcpOptions).length > 0 ? { dhcpOptions } : {}) };
-      content.nodes[nodeName] = { name: nodeName, macs, ...more, labels: node.labels ?? {}, vars: node.vars ?? {}, exit: node.exit, profile: name, source: 'yaml' };
+      // Absent and not empty: the digest of a node without options or loader is what it was before there were any.
+      const loader = node.loader ?? spec.loader ?? 'auto';
+      const more = { ...(ip ? { ip } : {}), ...(node.next ? { next: node.next } : {}), ...(loader === 'auto' ? {} : { loader }), ...(Object.keys(dhcpOptions).length > 0 ? { dhcpOptions } : {}) };
+      content.nodes[nodeName] = { name: nodeName, macs, ...more, labels: node.labels ?? {}, vars: node.vars ?? {}, exit: node.exit as ExitMethod, profile: name, source: 'yaml' };
       for (const mac of macs) content.nodeByMac[mac] = nodeName;
       if (ip) content.nodeByIp[ip] = nodeName;
     }

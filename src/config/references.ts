@@ -1,5 +1,7 @@
 // The names in a profile against what exists: image, artifacts, commit and steps, each with "did you mean".
 import type { ArtifactRef, ImageRef, PostBootRef } from '../boot/profile.ts';
+import { LOADER_FILE } from '../boot/loader.ts';
+import { UKI_LOADER } from '../boot/uki.ts';
 import { lineOf, type Fault } from '../errors.ts';
 import { entriesOf, member } from './claims.ts';
 import type { YamlFile } from './document.ts';
@@ -39,6 +41,7 @@ export async function resolveReferences(yaml: YamlFile, resolver: Resolver): Pro
     if (found) artifacts[name] = found;
   }
   const postBoot = await asked(['postBoot'], () => resolvePostBoot(yaml, resolver, fault));
+  await asked(['loader'], () => checkLoaders(yaml, resolver, fault, image));
   return { references: { ...(image ? { image } : {}), ...(postBoot ? { postBoot } : {}), artifacts }, faults };
 }
 
@@ -50,7 +53,7 @@ async function resolveImage(yaml: YamlFile, resolver: Resolver, fault: Complain)
   if (!wanted) return undefined;
   const found = await resolver.image(wanted.name, wanted.ref);
   // Copied member by member: whatever else a store knows of an image must not move the boot set's digest.
-  if (found) return { name: found.name, digest: found.digest, arch: found.arch, kernel: blob(found.kernel), initrds: found.initrds.map(blob), squashfs: blob(found.squashfs) };
+  if (found) return { name: found.name, digest: found.digest, arch: found.arch, kernel: blob(found.kernel), initrds: found.initrds.map(blob), squashfs: blob(found.squashfs), ...(found.uki ? { uki: blob(found.uki) } : {}) };
   const names = await resolver.imageNames();
   if (names.includes(wanted.name)) return fault(['image'], `image ${wanted.name} has no ${wanted.ref?.tag ? `tag ${wanted.ref.tag}` : (wanted.ref?.digest ?? 'build')}`, `rackseed image show ${wanted.name}`);
   return fault(['image'], `unknown image ${wanted.name}`, meant(wanted.name, names) ?? `build it: rackseed image build ${wanted.name}`);
@@ -78,6 +81,17 @@ async function resolvePostBoot(yaml: YamlFile, resolver: Resolver, fault: Compla
   }
   if (await resolver.hasSteps(repo, commit, steps)) return { repo, commit, steps };
   return fault(['postBoot', 'steps'], `repository ${repo} has no steps in ${steps} at ${ref}`, meant(steps, await resolver.stepDirs(repo, commit)));
+}
+
+/** The profile's loader and each node's: a file that the set does not have, or a UKI that the image does not have, is told where it stands, before any machine asks for it. */
+async function checkLoaders(yaml: YamlFile, resolver: Resolver, fault: Complain, image: ImageRef | undefined): Promise<undefined> {
+  const nodes = entriesOf(member(yaml.value, 'nodes'));
+  const wishes: (readonly [Path, unknown])[] = [[['loader'], member(yaml.value, 'loader')], ...nodes.map(([name, node]) => [['nodes', name, 'loader'], member(node, 'loader')] as const)];
+  const files = wishes.filter((wish): wish is readonly [Path, string] => typeof wish[1] === 'string' && LOADER_FILE.test(wish[1]));
+  for (const [path, wish] of wishes) if (wish === UKI_LOADER && image && !image.uki) fault(path, `image ${image.name} has no UKI`, `make it: rackseed image uki ${image.name}`);
+  if (files.length === 0) return;
+  const names = await resolver.loaderNames?.();
+  for (const [path, file] of files) if (names && !names.includes(file)) fault(path, `the loader set has no ${file}`, meant(file, names) ?? 'rackseed loader list shows what it has');
 }
 
 function blob({ digest, size }: { readonly digest: string; readonly size: number }) {

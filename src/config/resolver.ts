@@ -19,6 +19,8 @@ export interface Resolver {
   repoNames(): Promise<readonly string[]>;
   hasSteps(repo: string, commit: string, dir: string): Promise<boolean>;
   stepDirs(repo: string, commit: string): Promise<readonly string[]>;
+  /** Files of the loader set; absent or undefined: not known here, and every name may be right. */
+  loaderNames?(): Promise<readonly string[] | undefined>;
 }
 
 /** What the resolver asks of the images; images/ is above us, so it is named here by what it does. */
@@ -37,7 +39,7 @@ export interface RepoLookup {
 }
 
 /** The resolver of a running daemon, and of `rackseed check` beside its state. */
-export function createResolver({ images, artifacts, repos }: { readonly images: ImageLookup; readonly artifacts: Pick<ArtifactStore, 'get' | 'list'>; readonly repos: RepoLookup }): Resolver {
+export function createResolver({ images, artifacts, repos, loaders }: { readonly images: ImageLookup; readonly artifacts: Pick<ArtifactStore, 'get' | 'list'>; readonly repos: RepoLookup; readonly loaders?: readonly string[] }): Resolver {
   return {
     image: (name, ref) => images.resolve(name, ref),
     imageNames: () => images.names(),
@@ -48,5 +50,6 @@ export function createResolver({ images, artifacts, repos }: { readonly images: 
     repoNames: async () => repos.status().map((repo) => repo.name),
     hasSteps: (repo, commit, dir) => repos.hasSteps(repo, commit, dir),
     stepDirs: (repo, commit) => repos.list(repo, commit),
+    loaderNames: async () => loaders,
   };
 }

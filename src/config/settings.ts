@@ -5,6 +5,7 @@ import { isScalar } from 'yaml';
 import { z } from 'zod';
 import type { Ip4 } from '../addr.ts';
 import { DEFAULT_MAX_STREAMS } from '../boot/admission.ts';
+import { FAILURES_BEFORE_HOLD } from '../boot/hold.ts';
 import type { DhcpSettings } from '../dhcp/links.ts';
 import { AppError, FaultsError, type Fault } from '../errors.ts';
 import { dhcpSchema } from './dhcp-schema.ts';
@@ -22,6 +23,7 @@ export type { TftpSettings } from './tftp-settings.ts';
 export const settingsSchema = z.strictObject({
   stateDir: z.string().default('/var/lib/rackseed').describe('database, blobs, mirrored repositories'),
   profiles: z.string().default('boot-profiles').describe('directory of boot profiles; relative to this file'),
+  boot: z.strictObject({ holdAfter: z.number().int().min(0).max(1000).default(FAILURES_BEFORE_HOLD).describe('boots that may fail in a row before the node is held until somebody releases it; 0: it is never held') }).prefault({}),
   dhcp: dhcpSchema.prefault({}),
   tftp: tftpSchema.prefault({}),
   http: z
@@ -63,6 +65,8 @@ export interface Settings {
   readonly file: string;
   readonly stateDir: string;
   readonly profilesDir: string;
+  /** 0: never. */
+  readonly holdAfter: number;
   readonly dhcp: DhcpSettings;
   readonly tftp: TftpSettings;
   /** Without `listen`: on every address that machines are sent to. */
@@ -113,6 +117,7 @@ export function parseSettings(text: string, file: string): Settings {
     file,
     stateDir,
     profilesDir: resolve(base, raw.profiles),
+    holdAfter: raw.boot.holdAfter,
     dhcp,
     tftp,
     http: { port: raw.http.port, ...(raw.http.threads === undefined ? {} : { threads: raw.http.threads }), ...(raw.http.tls ? { tls: { port: raw.http.tls.port, cert: resolve(base, raw.http.tls.cert), key: resolve(base, raw.http.tls.key), at: tlsPlaces(yaml) } } : {}), maxStreams: raw.http.maxStreams, cacheBytes: bytesOf(raw.http.cacheBytes), ...(raw.http.publicBase ? { publicBase: raw.http.publicBase.replace(/\/+$/, '') } : {}), ...(raw.http.listen ? { listen: raw.http.listen } : {}) },

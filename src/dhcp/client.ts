@@ -18,6 +18,11 @@ const ARCHITECTURES: Readonly<Record<number, { readonly arch: Arch; readonly fir
   0x10: { arch: 'amd64', firmware: 'uefi-http' },
   0x12: { arch: 'armhf', firmware: 'uefi-http' },
   0x13: { arch: 'arm64', firmware: 'uefi-http' },
+  // U-Boot starts UEFI programs (bootefi); only what calls itself a PXEClient or HTTPClient gets this far.
+  0x15: { arch: 'armhf', firmware: 'uefi' },
+  0x16: { arch: 'arm64', firmware: 'uefi' },
+  0x17: { arch: 'armhf', firmware: 'uefi-http' },
+  0x18: { arch: 'arm64', firmware: 'uefi-http' },
   0x1b: { arch: 'riscv64', firmware: 'uefi' },
   0x1c: { arch: 'riscv64', firmware: 'uefi-http' },
 };

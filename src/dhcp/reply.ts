@@ -1,9 +1,9 @@
 // The reply: an Answer and an address as a DHCP packet, and where that packet is sent. Pure.
 import { broadcastOf, netmask, type Ip4 } from '../addr.ts';
-import { chooseLoader, type BootDecision } from '../boot/decide.ts';
+import type { BootDecision } from '../boot/decide.ts';
 import type { Node } from '../boot/node.ts';
 import type { BootRequest } from '../boot/request.ts';
-import { loaderPath, scriptPath, TFTP_SCRIPT } from '../boot/urls.ts';
+import { loaderName, loaderPath, scriptPath, TFTP_SCRIPT } from '../boot/urls.ts';
 import { fqdnReply, hostNameOf } from './names.ts';
 import { optionBytes, type ExtraOption } from './option-values.ts';
 import { ips, IPXE_NO_PXEDHCP, message, messageOf, OPT, parameterListOf, PXE_DISCOVERY_CONTROL, subOptions, text, uint32, uint32Of, uint8, type MessageName, type Options } from './options.ts';
@@ -148,9 +148,10 @@ function bootFields(parts: ReplyParts): BootFields | undefined {
     const http = !request.features || request.features.includes('http');
     return fields(parts, http && request.mac ? `${base}${scriptPath(request.mac)}` : TFTP_SCRIPT);
   }
-  const loader = decision.kind === 'loader' ? decision : chooseLoader(request);
-  if (loader.kind !== 'loader') return undefined;
-  return fields(parts, loader.via === 'http' ? `${base}${loaderPath(loader.file)}` : loader.file);
+  const loader = decision.kind === 'loader' ? decision : decision.kind === 'hold' ? decision.loader : undefined;
+  if (!loader) return undefined;
+  const file = loaderName(loader.file, request.mac);
+  return fields(parts, loader.via === 'http' ? `${base}${loaderPath(file)}` : file);
 }
 
 /** The boot file in the BOOTP field and in option 67: U-Boot reads only the field, others only the option (TRAPS 1.2). */

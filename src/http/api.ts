@@ -1,7 +1,9 @@
 // The REST API for people and their tools: JSON, on its own listener, never on the boot LAN.
 import type { FastifyInstance } from 'fastify';
 import { parseMac } from '../addr.ts';
-import type { Node } from '../boot/node.ts';
+import { isHeld } from '../boot/hold.ts';
+import { nextOf } from '../boot/next.ts';
+import { NEXTS, type Node } from '../boot/node.ts';
 import type { Generation } from '../boot/profile.ts';
 import type { Boot } from '../boot/timeline.ts';
 import { AppError } from '../errors.ts';
@@ -11,6 +13,7 @@ import type { Discovered } from '../discovered.ts';
 import type { Metrics } from '../metrics.ts';
 import type { ArtifactStore } from '../store/artifacts.ts';
 import type { BootStore } from '../store/boots.ts';
+import { NODE_NEXT, NODE_RELEASED, type EventStore } from '../store/events.ts';
 import type { NodeStore } from '../store/nodes.ts';
 import { dhcpRoutes, type DhcpAdmin } from './dhcp.ts';
 import { leaseRoutes, type LeaseAdmin } from './leases.ts';
@@ -29,6 +32,11 @@ export interface ApiParts {
   readonly reasons: () => readonly Reason[];
   readonly nodes: NodeStore;
   readonly boots: BootStore;
+  readonly events: EventStore;
+  /** So many failures in a row hold a node; 0: none do. */
+  readonly holdAfter: number;
+  /** Milliseconds since 1970. */
+  readonly now: () => number;
   readonly artifacts: ArtifactStore;
   readonly leases: LeaseAdmin;
   readonly dhcp: DhcpAdmin;
@@ -42,7 +50,8 @@ export async function apiRoutes(app: FastifyInstance, parts: ApiParts): Promise<
   const nodeView = async (node: Node) => {
     const generation = parts.generation();
     const [latest] = await boots.list({ node: node.name, limit: 1 });
-    const { running, lastGood, failedInRow } = await boots.history(node.name);
+    const history = await boots.history(node.name);
+    const { running, lastGood, failedInRow, lastFailure, heldAt } = history;
     const assigned = generation.profiles[node.profile]?.bootSet;
     return {
       name: node.name,
@@ -55,7 +64,12 @@ export async function apiRoutes(app: FastifyInstance, parts: ApiParts): Promise<
       running,
       lastGood,
       updatePending: running !== undefined && assigned !== running,
+      exit: node.exit,
+      next: nextOf(node, history),
       failedInRow,
+      lastFailure,
+      held: isHeld(history, assigned, parts.holdAfter),
+      heldAt,
       boot: latest && summary(latest),
     };
   };
@@ -78,6 +92,24 @@ export async function apiRoutes(app: FastifyInstance, parts: ApiParts): Promise<
   app.put<{ Params: { node: string } }>('/api/nodes/:node/profile', async (request) => {
     const node = findNode(parts.generation(), request.params.node);
     throw new AppError('NODE_IN_YAML', `${node.name} stands in YAML (profile ${node.profile}), which is its source`, `move its lines to boot-profiles/<profile>.yaml; the daemon reads the change by itself`);
+  });
+
+  app.post<{ Params: { node: string }; Body: unknown }>('/api/nodes/:node/next', async (request) => {
+    const node = findNode(parts.generation(), request.params.node);
+    const said = (request.body as { next?: unknown } | undefined)?.next;
+    const next = NEXTS.find((one) => one === said);
+    if (!next) throw new AppError('REQUEST_INVALID', `next: must be ${NEXTS.join(', ')}`);
+    await boots.say(node.name, next, parts.now());
+    await parts.events.add({ at: parts.now(), kind: NODE_NEXT, node: node.name, detail: { next } });
+    return nodeView(node);
+  });
+
+  app.post<{ Params: { node: string } }>('/api/nodes/:node/release', async (request) => {
+    const node = findNode(parts.generation(), request.params.node);
+    const { failedInRow } = await boots.history(node.name);
+    await boots.release(node.name);
+    await parts.events.add({ at: parts.now(), kind: NODE_RELEASED, node: node.name, detail: { failedInRow } });
+    return nodeView(node);
   });
 
   app.get<{ Querystring: { node?: string; limit?: string } }>('/api/boots', async (request) => {

@@ -1,9 +1,10 @@
-// The blob route: verified, content-addressed files for machines, with Range, HEAD and strong ETags; tells the Booter when a kernel or initrd was sent whole.
+// The blob routes: verified, content-addressed files for machines, and each node's UKI, with Range, HEAD and strong ETags; tells the Booter when a kernel or initrd was sent whole.
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
+import { parseMac } from '../addr.ts';
 import { waitingPhrase, type StreamEnd } from '../boot/admission.ts';
 import type { BootSet } from '../boot/profile.ts';
 import type { BootRequest } from '../boot/request.ts';
-import { BLOB_ROUTE } from '../boot/urls.ts';
+import { BLOB_ROUTE, UKI_ROUTE } from '../boot/urls.ts';
 import type { Answer, Booter } from '../booter.ts';
 import type { Digest } from '../digest.ts';
 import { lineOf } from '../errors.ts';
@@ -33,7 +34,7 @@ const NO_PUMPS: Pumps = { open: async () => undefined, close: async () => undefi
 /** From this size on a blob is an image, and needs a slot: what is smaller is through before a queue would have moved. */
 export const IMAGE_BYTES = 16 * 1024 * 1024;
 
-/** `GET|HEAD /blobs/sha256/:hex[?boot=<id>]`; a fastify plugin. Refusals are one line of text. */
+/** `GET|HEAD /blobs/sha256/:hex[?boot=<id>]` and `/loaders/:mac/uki.efi`; a fastify plugin. Refusals are one line of text. */
 export async function blobRoutes(app: FastifyInstance, { blobs, booter, sent: noteSent = createPartsBook(booter).sent, log, pumps = NO_PUMPS, cacheBytes }: BlobRoutesParts): Promise<void> {
   const cache = createBlockCache(cacheBytes);
 
@@ -62,28 +63,8 @@ export async function blobRoutes(app: FastifyInstance, { blobs, booter, sent: no
         const blob = digest === undefined ? undefined : await blobs.open(digest);
         if (!blob) return refuse(reply, 404, 'BLOB_UNKNOWN', 'no such blob');
         verifyRest(blobs, digest!, answer.bootSet);
-        const reader = cache.read(blob);
         const stage = bootId !== undefined && answer.boot?.id === bootId ? stageOf(blob.digest, answer.bootSet) : undefined;
-        /** How far the response is: the bytes that were given to its connection. */
-        const given = { first: 0, last: -1 };
-        const note = async (range: ByteRange | undefined, isCut: boolean): Promise<void> => {
-          if (stage && range && (range.last >= range.first || !isCut)) await noteSent(bootId!, { stage, digest: blob.digest, size: blob.size, ...range, isCut, durationMs: Math.round(performance.now() - startedAt) });
-        };
-        try {
-          const sent = await send({ blob, reader, pumps, given }, request, reply);
-          if (sent && endsImage(sent, blob.size)) how = 'whole';
-          await note(sent, false);
-        } catch (error) {
-          // The head is out: all that is left is to cut the connection, so that the client sees a short body and asks for the rest.
-          how = 'cut';
-          await note(given, true);
-          // Only our own fault is a warning; a stranger that comes and goes must not fill the log.
-          const level = !(error instanceof Gone) ? 'warn' : answer.node ? 'info' : 'debug';
-          log[level]({ ...about(answer), digest, why: lineOf(error) }, 'blob not sent whole');
-          reply.raw.destroy();
-        } finally {
-          reader.close();
-        }
+        how = await deliver({ blob, answer, stage, startedAt, type: 'application/octet-stream' }, request, reply);
         return reply;
       } finally {
         // It fails only with the main thread gone, and the slots with it.
@@ -91,6 +72,67 @@ export async function blobRoutes(app: FastifyInstance, { blobs, booter, sent: no
       }
     },
   });
+
+  // The boot set is fixed by this request, as it is by a script's: what the machine boots is in the file, and nothing before it was.
+  app.route<{ Params: { mac: string } }>({
+    method: ['GET', 'HEAD'],
+    url: UKI_ROUTE,
+    exposeHeadRoute: false,
+    async handler(request, reply) {
+      const startedAt = performance.now();
+      const mac = parseMac(request.params.mac);
+      const ip = remoteIp4(request);
+      if (!mac || !ip) return refuse(reply, 404, 'NODE_UNKNOWN', 'no machine of ours has this path');
+      const answer = await booter.ask({ via: 'http', mac, ip, wants: 'script' });
+      const { decision, bootSet } = answer;
+      if (decision.kind === 'hold') {
+        reply.header('retry-after', decision.retryAfterS).header('cache-control', 'no-store');
+        return refuse(reply, 503, 'BUSY', decision.why);
+      }
+      if (decision.kind !== 'boot') return refuse(reply, 404, 'NODE_UNKNOWN', 'why' in decision ? decision.why : 'this machine boots something else');
+      const uki = bootSet?.image.uki;
+      const blob = uki && (await blobs.open(uki.digest));
+      if (!blob) return refuse(reply, 404, 'BLOB_UNKNOWN', `image ${bootSet?.image.name ?? '?'} has no UKI`);
+      verifyRest(blobs, blob.digest, bootSet);
+      await deliver({ blob, answer, stage: 'kernel', startedAt, type: 'application/efi' }, request, reply);
+      return reply;
+    },
+  });
+
+  interface Delivery {
+    readonly blob: VerifiedBlob;
+    readonly answer: Answer;
+    /** Of the answer's boot; undefined: none is seen by this. */
+    readonly stage: 'kernel' | 'initrd' | undefined;
+    readonly startedAt: number;
+    readonly type: string;
+  }
+
+  /** The whole response, with what it means for the boot; never throws. */
+  async function deliver({ blob, answer, stage, startedAt, type }: Delivery, request: FastifyRequest, reply: FastifyReply): Promise<StreamEnd> {
+    const bootId = answer.boot?.id;
+    const reader = cache.read(blob);
+    /** How far the response is: the bytes that were given to its connection. */
+    const given = { first: 0, last: -1 };
+    const note = async (range: ByteRange | undefined, isCut: boolean): Promise<void> => {
+      if (stage && bootId !== undefined && range && (range.last >= range.first || !isCut)) await noteSent(bootId, { stage, digest: blob.digest, size: blob.size, ...range, isCut, durationMs: Math.round(performance.now() - startedAt) });
+    };
+    try {
+      const sent = await send({ blob, reader, pumps, given, type }, request, reply);
+      await note(sent, false);
+      return sent && endsImage(sent, blob.size) ? 'whole' : 'nothing';
+    } catch (error) {
+      // The head is out: all that is left is to cut the connection, so that the client sees a short body and asks for the rest.
+      await note(given, true);
+      // Only our own fault is a warning; a stranger that comes and goes must not fill the log.
+      const level = !(error instanceof Gone) ? 'warn' : answer.node ? 'info' : 'debug';
+      log[level]({ ...about(answer), digest: blob.digest, why: lineOf(error) }, 'blob not sent whole');
+      reply.raw.destroy();
+      return 'cut';
+    } finally {
+      reader.close();
+    }
+  }
 }
 
 /** The image's last byte, after at least half of it: the time that took is a stream's, where that of its last byte alone would say that all take no time. */
@@ -100,7 +142,7 @@ function endsImage({ first, last }: ByteRange, size: number): boolean {
 
 /** What the machine will ask for next is verified while its kernel starts: nobody waits for it then. */
 function verifyRest(blobs: VerifiedBlobs, digest: Digest, bootSet: BootSet | undefined): void {
-  if (bootSet?.image.kernel.digest !== digest) return;
+  if (!bootSet || (bootSet.image.kernel.digest !== digest && bootSet.image.uki?.digest !== digest)) return;
   for (const { digest: next } of [...bootSet.image.initrds, bootSet.image.squashfs]) {
     // Whoever asks for it is told what is wrong with it.
     void blobs.open(next).then((blob) => blob?.close(), () => undefined);
@@ -112,10 +154,12 @@ interface Way {
   readonly reader: BlockReader;
   readonly pumps: Pumps;
   readonly given: { first: number; last: number };
+  /** Content-Type. */
+  readonly type: string;
 }
 
 /** Writes the whole response; the bytes of the blob that went to the kernel, undefined when there were to be none. */
-async function send({ blob, given, ...ways }: Way, request: FastifyRequest, reply: FastifyReply): Promise<ByteRange | undefined> {
+async function send({ blob, given, type, ...ways }: Way, request: FastifyRequest, reply: FastifyReply): Promise<ByteRange | undefined> {
   const { headers, method } = request;
   const etag = etagOf(blob.digest);
   const response = reply.hijack().raw;
@@ -137,7 +181,7 @@ async function send({ blob, given, ...ways }: Way, request: FastifyRequest, repl
   const range = asked ?? { first: 0, last: blob.size - 1 };
   response.writeHead(asked ? 206 : 200, {
     ...fields,
-    'content-type': 'application/octet-stream',
+    'content-type': type,
     'content-length': range.last - range.first + 1,
     ...(asked ? { 'content-range': `bytes ${range.first}-${range.last}/${blob.size}` } : {}),
   });

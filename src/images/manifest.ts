@@ -7,9 +7,17 @@ import { digestOfValue, hexOf, isDigest, type Digest } from '../digest.ts';
 import { AppError } from '../errors.ts';
 import { isImageName } from './spec.ts';
 
+/** What `rackseed image uki` made of the image. Not part of its digest: it adds nothing to what is there. */
+export interface UkiRef extends BlobRef {
+  /** The kernel's arguments in it; a profile's own cannot be added. */
+  readonly cmdline: string;
+  readonly signed: boolean;
+}
+
 export interface ImageManifest extends ImageRef {
   readonly arch: Arch;
   readonly kernel: BlobRef & { readonly version: string };
+  readonly uki?: UkiRef;
   readonly squashfs: BlobRef & {
     /** Bytes in each chunk but the last. */
     readonly chunkSize: number;
@@ -46,7 +54,7 @@ export interface ImageStore {
   /** The same, cut down to what a boot set holds. */
   resolve(name: string, ref?: ImageRefQuery): Promise<ImageRef | undefined>;
   tags(name: string): Promise<Readonly<Record<string, Digest>>>;
-  /** Writes the manifest; no tag moves. */
+  /** Writes the manifest; no tag moves. A UKI that was made of these very files stays recorded. */
   put(manifest: ImageManifest): Promise<void>;
   /** Points a tag at a build that is there; IMAGE_UNKNOWN otherwise. */
   tag(name: string, tag: string, digest: Digest): Promise<void>;
@@ -94,7 +102,7 @@ export function createImageStore(stateDir: string): ImageStore {
       const found = await store.get(name, ref);
       if (!found) return undefined;
       const blob = ({ digest, size }: BlobRef): BlobRef => ({ digest, size });
-      return { name: found.name, digest: found.digest, arch: found.arch, kernel: blob(found.kernel), initrds: found.initrds.map(blob), squashfs: blob(found.squashfs) };
+      return { name: found.name, digest: found.digest, arch: found.arch, kernel: blob(found.kernel), initrds: found.initrds.map(blob), squashfs: blob(found.squashfs), ...(found.uki ? { uki: blob(found.uki) } : {}) };
     },
     async tags(name) {
       if (!isImageName(name)) return {};
@@ -104,7 +112,8 @@ export function createImageStore(stateDir: string): ImageStore {
     },
     async put(manifest) {
       await mkdir(join(root, manifest.name), { recursive: true });
-      await replaceFile(manifestPath(manifest.name, manifest.digest), `${JSON.stringify(manifest, null, 2)}\n`);
+      const uki = manifest.uki ?? (await read(manifest.name, manifest.digest))?.uki;
+      await replaceFile(manifestPath(manifest.name, manifest.digest), `${JSON.stringify(uki ? { ...manifest, uki } : manifest, null, 2)}\n`);
     },
     async tag(name, tag, digest) {
       if (!isImageName(tag)) throw new AppError('USAGE', `${tag} is not a tag`, 'small letters, digits, dot, dash, underscore');

@@ -24,7 +24,7 @@ export async function chunkDigests(path: string): Promise<string[]> {
 /** One line for each file of the image that is missing or damaged; nothing when all is well. Reads every byte. */
 export async function verifyImage(manifest: ImageManifest, blobs: BlobStore): Promise<string[]> {
   const faults: string[] = [];
-  for (const [what, blob] of imageFiles(manifest)) {
+  for (const [what, blob] of [...imageFiles(manifest), ...(manifest.uki ? [['UKI', manifest.uki] as const] : [])]) {
     const path = blobs.path(blob.digest);
     const found = await blobs.stat(blob.digest);
     if (!found) faults.push(`${what}: ${path}: no such file`);

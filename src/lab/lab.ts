@@ -2,17 +2,21 @@
 import { accessSync, constants } from 'node:fs';
 import { execFile } from 'node:child_process';
 import type { Ip4 } from '../addr.ts';
-import type { Firmware } from '../boot/request.ts';
 import type { Boot } from '../boot/timeline.ts';
 import { AppError } from '../errors.ts';
 import { forwardApi, startLabDaemon, type LabDaemon } from './daemon.ts';
-import { createLink, labIp, type Link } from './link.ts';
+import { copyVars, firmwareRow, missingPackages, type LabFirmware } from './firmware.ts';
+import { createLink, LAB_BRIDGE, labIp, type Link } from './link.ts';
+import { startOtherServer, type OtherServer } from './neighbour.ts';
 import type { Namespace } from './network.ts';
 import { createSite, type Release, type Site, type SiteNode, type SiteOptions } from './site.ts';
 import { labMac, QEMU, qemuLine, startVm, type Accel, type Vm, type VmSpec } from './vm.ts';
 
 /** QEMU 7.2 emulating two processors lets a guest run on stale code now and then while its kernel patches itself (docs/decisions/lab.md). */
 const EMULATED_CPUS = 1;
+
+/** Proxy mode, by the shipped defaults. */
+const BESIDE_ANOTHER: object = { interfaces: [LAB_BRIDGE] };
 
 /** A tap each on one bridge. */
 export const MAX_NODES = 16;
@@ -21,7 +25,7 @@ export interface LabOptions extends SiteOptions {
   /** Kept between labs: blobs and images. Absolute. */
   readonly state: string;
   readonly nodes: number;
-  readonly firmware: Firmware;
+  readonly firmware: LabFirmware;
   readonly memoryMiB: number;
   readonly accel: Accel;
   readonly release: Release;
@@ -37,6 +41,8 @@ export interface Lab {
   readonly site: Site;
   readonly link: Link;
   readonly daemon: LabDaemon;
+  /** With firmware whose addresses somebody else gives. */
+  readonly otherServer?: OtherServer;
   readonly nodes: readonly LabNode[];
   /** On the host: the API, forwarded. */
   readonly apiUrl: string;
@@ -54,9 +60,8 @@ export interface Lab {
 }
 
 /** LAB_UNAVAILABLE, with what to do, when this machine cannot run a lab. Cheap: before an image is built. */
-export async function checkLab(options: { readonly nodes: number; readonly firmware: Firmware; readonly vms: boolean }): Promise<void> {
+export async function checkLab(options: { readonly nodes: number; readonly firmware: LabFirmware; readonly vms: boolean }): Promise<void> {
   if (!Number.isInteger(options.nodes) || options.nodes < 1 || options.nodes > MAX_NODES) throw new AppError('USAGE', `--nodes ${options.nodes}: a lab has 1 to ${MAX_NODES} nodes`);
-  if (options.firmware !== 'bios') throw new AppError('LAB_UNAVAILABLE', `the lab has no VM with firmware ${options.firmware} yet`, 'use --firmware bios');
   if (process.platform !== 'linux') throw new AppError('LAB_UNAVAILABLE', `the lab needs Linux, this is ${process.platform}`);
   try {
     accessSync('/dev/net/tun', constants.R_OK | constants.W_OK);
@@ -65,8 +70,9 @@ export async function checkLab(options: { readonly nodes: number; readonly firmw
     throw new AppError('LAB_UNAVAILABLE', `/dev/net/tun: ${code === 'ENOENT' ? 'not there' : code}`, code === 'ENOENT' ? 'as root: modprobe tun; in a container: --device /dev/net/tun' : 'as root: chmod 666 /dev/net/tun, as udev does on Debian');
   }
   const programs: [string, string][] = [['unshare', 'util-linux'], ['nsenter', 'util-linux'], ['setpriv', 'util-linux'], ['ip', 'iproute2'], ['dnsmasq', 'dnsmasq-base'], ...(options.vms ? ([[QEMU, 'qemu-system-x86']] as [string, string][]) : [])];
-  const missing = (await Promise.all(programs.map(async ([program, name]) => ((await isThere(program)) ? undefined : name)))).filter((name) => name !== undefined);
-  if (missing.length > 0) throw new AppError('PACKAGES_MISSING', `the lab needs ${[...new Set(missing)].join(', ')}`, `apt-get install --no-install-recommends ${[...new Set(missing)].join(' ')}`);
+  const absent = (await Promise.all(programs.map(async ([program, name]) => ((await isThere(program)) ? undefined : name)))).filter((name) => name !== undefined);
+  const missing = [...new Set([...absent, ...missingPackages(options.firmware)])];
+  if (missing.length > 0) throw new AppError('PACKAGES_MISSING', `the lab needs ${missing.join(', ')}`, `apt-get install --no-install-recommends ${missing.join(' ')}`);
 }
 
 /** Everything but the machines. Whatever fails, nothing stays. */
@@ -76,16 +82,23 @@ export async function startLab(options: LabOptions): Promise<Lab> {
     for (const step of undo.reverse().splice(0)) await step();
   };
   try {
-    const nodes = Array.from({ length: options.nodes }, (_, i): LabNode => {
-      const ip = (options.ipOf ?? labIp)(i + 1);
+    const row = firmwareRow(options.firmware);
+    const named = Array.from({ length: options.nodes }, (_, i): LabNode => {
+      const ip = (options.ipOf ?? (row.proxy ? () => undefined : labIp))(i + 1);
       const node = { name: `n${i + 1}`, mac: labMac(i + 1), ...(ip ? { ip } : {}) };
       return { ...node, vm: { name: node.name, mac: node.mac, tap: `t${i}`, memoryMiB: options.memoryMiB, cpus: options.accel === 'kvm' ? 2 : EMULATED_CPUS, firmware: options.firmware, accel: options.accel } };
     });
     let keep = false;
-    const site = await createSite(options.state, nodes, options.release, options);
+    const site = await createSite(options.state, named, options.release, { ...(row.proxy ? { dhcp: BESIDE_ANOTHER } : {}), ...options });
     undo.push(async () => keep || site.remove());
+    const nodes = named.map((node): LabNode => {
+      const vars = copyVars(options.firmware, node.name, site.dir);
+      return vars === undefined ? node : { ...node, vm: { ...node.vm, vars } };
+    });
     const link = await createLink(nodes.length, site.dir);
     undo.push(() => link.close());
+    const otherServer = row.proxy && (await startOtherServer(link.ns, site.dir));
+    if (otherServer) undo.push(() => otherServer.close());
     const daemon = await startLabDaemon(link.ns, site);
     undo.push(() => daemon.stop());
     const forward = await forwardApi(site.socket);
@@ -97,6 +110,7 @@ export async function startLab(options: LabOptions): Promise<Lab> {
       site,
       link,
       daemon,
+      ...(otherServer ? { otherServer } : {}),
       nodes,
       apiUrl: forward.url,
       powerOn(node, ns = link.ns) {

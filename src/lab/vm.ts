@@ -4,9 +4,8 @@ import { access, constants } from 'node:fs/promises';
 import { openSync, closeSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Mac } from '../addr.ts';
-import type { Firmware } from '../boot/request.ts';
-import { AppError } from '../errors.ts';
 import { dieWithUs, ended, stop } from './child.ts';
+import { firmwareArgs, firmwareRow, type LabFirmware } from './firmware.ts';
 import type { Namespace } from './network.ts';
 
 export const QEMU = 'qemu-system-x86_64';
@@ -21,7 +20,9 @@ export interface VmSpec {
   readonly tap: string;
   readonly memoryMiB: number;
   readonly cpus: number;
-  readonly firmware: Firmware;
+  readonly firmware: LabFirmware;
+  /** Its own copy of the firmware's variables (copyVars); for UEFI. */
+  readonly vars?: string;
   readonly accel: Accel;
   /** More arguments for QEMU, such as a second serial line. */
   readonly more?: readonly string[];
@@ -52,22 +53,21 @@ export function labMac(n: number): Mac {
 
 /**
  * QEMU's arguments; `console` undefined = the serial line is the terminal that QEMU runs in. Without -no-reboot: a node whose
- * initrd stage gives up reboots, and that must be a new boot. LAB_UNAVAILABLE for firmware that the lab has no line for yet.
+ * initrd stage gives up reboots, and that must be a new boot.
  */
 export function qemuArgs(spec: VmSpec, console?: Console): string[] {
-  if (spec.firmware !== 'bios') throw new AppError('LAB_UNAVAILABLE', `the lab has no VM with firmware ${spec.firmware} yet`, 'use --firmware bios');
   const serial = console ? ['-chardev', `socket,id=console,path=${comma(console.socket)},server=on,wait=off,logfile=${comma(console.log)}`, '-serial', 'chardev:console'] : ['-serial', 'stdio'];
   return [
     ...['-name', spec.name],
-    // graphics=off sends what SeaBIOS and the ROM print to the serial line.
+    // graphics=off sends what SeaBIOS and the ROM print to the serial line; EDK2 prints there anyway.
     // Emulated guests without cx16: with it, QEMU 7.2 and Linux 6.12 panic now and then in __kmalloc (docs/decisions/lab.md).
     ...['-machine', 'q35,graphics=off', '-accel', spec.accel, '-cpu', spec.accel === 'kvm' ? 'host' : 'max,-cx16'],
     ...['-m', String(spec.memoryMiB), '-smp', String(spec.cpus)],
     ...['-nodefaults', '-display', 'none', ...serial],
+    ...firmwareArgs(spec.firmware, spec.vars),
     ...['-boot', 'n'],
     ...['-netdev', `tap,id=n0,ifname=${spec.tap},script=no,downscript=no`],
-    // The card's own ROM, as QEMU ships it: virtio-net.rom of the ipxe package never booted (TRAPS 4).
-    ...['-device', `virtio-net-pci,netdev=n0,mac=${spec.mac}`],
+    ...['-device', `${firmwareRow(spec.firmware).card},netdev=n0,mac=${spec.mac}`],
     ...(spec.more ?? []),
   ];
 }

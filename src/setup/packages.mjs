@@ -10,12 +10,12 @@ const SERVE = ['ca-certificates', 'git', 'ipxe'];
 /** The lab: namespaces, a VM, the router advertisement, and the image builder. */
 const LAB = [
   ...SERVE,
-  'dnsmasq-base', 'iproute2', 'ipxe-qemu', 'mmdebstrap', 'qemu-system-x86', 'squashfs-tools', 'uidmap', 'util-linux', 'xz-utils', 'zstd',
+  'dnsmasq-base', 'iproute2', 'ipxe-qemu', 'mmdebstrap', 'ovmf', 'qemu-system-x86', 'squashfs-tools', 'uidmap', 'util-linux', 'xz-utils', 'zstd',
 ];
 /** Real peers for the integration tests. Debian starts Kea and ISC dhcpd when it installs them: Kea's configuration lists no card, dhcpd has none and stops by itself. The two busyboxes exclude each other: either will do. */
 const TEST = [
-  ...LAB, 'atftp', 'busybox-static|busybox', 'cpio', 'curl', 'dhcpcd-base', 'gcc', 'isc-dhcp-client', 'isc-dhcp-relay', 'isc-dhcp-server', 'kea-dhcp4-server', 'libc6-dev', 'mount',
-  'nftables', 'ovmf', 'python3', 'strace', 'systemd', 'tcpdump', 'tftp-hpa', 'udhcpc',
+  ...LAB, 'atftp', 'busybox-static|busybox', 'cpio', 'curl', 'dhcpcd-base', 'efitools', 'gcc', 'isc-dhcp-client', 'isc-dhcp-relay', 'isc-dhcp-server', 'kea-dhcp4-server', 'libc6-dev', 'mount',
+  'nftables', 'openssl', 'python3', 'sbsigntool', 'strace', 'systemd', 'systemd-boot-efi', 'tcpdump', 'tftp-hpa', 'udhcpc',
 ];
 /** Peers to measure against, a compiler for the generator. kea-dhcp4-server starts a service, which listens nowhere until somebody configures it. */
 const BENCH = [...SERVE, 'curl', 'dnsmasq-base', 'gcc', 'iproute2', 'kea-admin', 'kea-dhcp4-server', 'libc6-dev', 'nftables', 'util-linux'];

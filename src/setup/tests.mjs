@@ -119,7 +119,7 @@ function ownNamespace() {
 }
 
 /** Why this project cannot run here at all; undefined when it can. */
-function whyNot(project) {
+export function whyNot(project) {
   const [program, ...args] = [...ownNamespace(), 'true'];
   const tried = spawnSync(program, args, { encoding: 'utf8' });
   if (tried.status !== 0) return `no network namespace can be made: ${(tried.stderr || String(tried.error?.message ?? '')).trim()} (be root, or allow user namespaces: sysctl kernel.unprivileged_userns_clone=1)`;

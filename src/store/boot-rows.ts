@@ -1,5 +1,8 @@
 // The rows of boots, their stages and what nodes run, and what they are in memory: the one place where a row becomes a Boot. All are frozen: many share them.
 import type { Ip4, Mac } from '../addr.ts';
+import type { Failures, LastFailure } from '../boot/hold.ts';
+import type { SaidNext } from '../boot/next.ts';
+import type { Next } from '../boot/node.ts';
 import type { Machine } from '../boot/request.ts';
 import type { Boot, Stage, StageDetail, StageName } from '../boot/timeline.ts';
 import type { Digest } from '../digest.ts';
@@ -36,11 +39,19 @@ export interface SystemRow {
   readonly last_good: Digest | null;
   readonly failed_in_row: number;
   readonly last_failed_at: number | null;
+  readonly failed_boot_set: Digest | null;
+  readonly failed_stage: StageName | null;
+  readonly failed_why: string | null;
+  readonly held_at: number | null;
+  readonly next: Next | null;
+  readonly next_at: number | null;
 }
 
-export interface NodeHistory {
-  readonly failedInRow: number;
+
+export interface NodeHistory extends Failures, SaidNext {
   readonly lastFailedAt?: number;
+  /** Since when it is held; absent when nobody has told it so yet. Whether it is, boot/hold says. */
+  readonly heldAt?: number;
   readonly running?: Digest;
   readonly lastGood?: Digest;
 }
@@ -88,5 +99,14 @@ export function toHistory(row: SystemRow | undefined): NodeHistory {
     ...(row?.last_failed_at == null ? undefined : { lastFailedAt: row.last_failed_at }),
     ...(row?.running == null ? undefined : { running: row.running }),
     ...(row?.last_good == null ? undefined : { lastGood: row.last_good }),
+    ...(row?.held_at == null ? undefined : { heldAt: row.held_at }),
+    ...(row?.next == null ? undefined : { next: row.next }),
+    ...(row?.next_at == null ? undefined : { nextAt: row.next_at }),
+    ...(row ? lastFailureOf(row) : undefined),
   });
+}
+
+function lastFailureOf({ failed_boot_set: bootSet, failed_stage: stage, failed_why: why }: SystemRow): { readonly lastFailure?: LastFailure } {
+  if (bootSet === null && stage === null && why === null) return {};
+  return { lastFailure: Object.freeze({ ...(stage === null ? undefined : { stage }), ...(why === null ? undefined : { why }), ...(bootSet === null ? undefined : { bootSet }) }) };
 }

@@ -1,5 +1,6 @@
 // Boots and their stages, and what each node was told to boot, runs, and last ran with success.
 import type { Ip4, Mac } from '../addr.ts';
+import type { Next } from '../boot/node.ts';
 import type { BootSet } from '../boot/profile.ts';
 import type { Machine } from '../boot/request.ts';
 import { gotKernel, type Boot, type Stage, type StageDetail, type StageName } from '../boot/timeline.ts';
@@ -7,6 +8,7 @@ import { canonicalJson, digestOfBytes, type Digest } from '../digest.ts';
 import { AppError } from '../errors.ts';
 import { toBoot, toStages, type BootRow, type NodeHistory, type StageRow } from './boot-rows.ts';
 import type { Database } from './db.ts';
+import { createNodeSystems } from './node-systems.ts';
 import { createOpenBoots } from './open-boots.ts';
 
 export interface NewBoot {
@@ -62,9 +64,20 @@ export interface BootStore {
    * newest. Of a tail the last 64 KiB are kept. BOOT_UNKNOWN when there is no such boot.
    */
   see(id: string, stage: SeenStage): Promise<void>;
-  /** Ends an open boot; a boot that has ended already is left as it is. `ready` sets the node's running and last good boot sets. */
-  end(id: string, state: 'ready' | 'failed', at: number, why?: string): Promise<void>;
+  /**
+   * Ends an open boot; a boot that has ended already is left as it is. `ready` sets the node's running and last good boot sets. `next`: what is said of the node's
+   * next start, in the same transaction.
+   */
+  end(id: string, state: 'ready' | 'failed', at: number, why?: string, next?: Next): Promise<void>;
   history(node: string): Promise<NodeHistory>;
+  /** What the node does when it starts next, until something else is said. */
+  say(node: string, next: Next, at: number): Promise<void>;
+  /** Notes that the node was told that it is held; false when that is known since its failures began, or there are none. */
+  hold(node: string, at: number): Promise<boolean>;
+  /** Forgets the node's failures. */
+  release(node: string): Promise<void>;
+  /** Nodes that failed at least so often in a row, by name. */
+  failing(atLeast: number): Promise<ReadonlyMap<string, NodeHistory>>;
   /** Forgets each node's boots beyond its newest `keepPerNode`, but never an open one nor the node's last ready one. Answers how many went. */
   prune(keepPerNode: number): Promise<number>;
 }
@@ -81,15 +94,6 @@ export function createBootStore(db: Database): BootStore {
   );
   const close = db.prepare<{ id: string; state: string; at: number; why: string | null }>(
     "UPDATE boots SET state = @state, ended_at = @at, why = @why WHERE id = @id AND state = 'open'",
-  );
-  const noteRestart = db.prepare<[string]>('INSERT INTO node_systems (node) VALUES (?) ON CONFLICT (node) DO UPDATE SET running = NULL');
-  const noteFailed = db.prepare<[string, number]>(
-    `INSERT INTO node_systems (node, failed_in_row, last_failed_at) VALUES (?, 1, ?)
-     ON CONFLICT (node) DO UPDATE SET failed_in_row = failed_in_row + 1, last_failed_at = excluded.last_failed_at`,
-  );
-  const noteReady = db.prepare<{ node: string; bootSet: Digest | null }>(
-    `INSERT INTO node_systems (node, running, last_good) VALUES (@node, @bootSet, @bootSet)
-     ON CONFLICT (node) DO UPDATE SET running = excluded.running, last_good = COALESCE(excluded.last_good, last_good), failed_in_row = 0, last_failed_at = NULL`,
   );
   const putBootSet = db.prepare<[string, string]>('INSERT INTO boot_sets (digest, content) VALUES (?, ?) ON CONFLICT (digest) DO NOTHING');
   const fix = db.prepare<{ id: string; digest: Digest; profile: string; generation: Digest }>('UPDATE boots SET boot_set = @digest, profile = @profile, generation = @generation WHERE id = @id');
@@ -128,7 +132,8 @@ export function createBootStore(db: Database): BootStore {
      )`,
   );
 
-  const memory = createOpenBoots(db);
+  const systems = createNodeSystems(db);
+  const memory = createOpenBoots(db, systems);
   const fromRow = (row: BootRow): Boot => toBoot(row, toStages(stagesOf.all(row.id)));
   /** From SQLite, ended or not. */
   const find = (id: string): Boot | undefined => {
@@ -141,8 +146,12 @@ export function createBootStore(db: Database): BootStore {
     // Its stages may be gone by the end of this transaction, too: prune.
     memory.touchStage(row.id);
     close.run({ id: row.id, state, at, why: why ?? null });
-    if (state === 'failed') noteFailed.run(row.node, at);
-    if (state === 'ready') noteReady.run({ node: row.node, bootSet: row.boot_set });
+    if (state === 'failed') {
+      // A report of a failure is written down as a stage of its own: the one before it says where.
+      const stage = stagesOf.all(row.id).findLast(({ name }) => name !== 'failed')?.name;
+      systems.failed(row.node, { at, bootSet: row.boot_set, stage, why });
+    }
+    if (state === 'ready') systems.ready(row.node, row.boot_set);
   }
 
   return {
@@ -172,7 +181,7 @@ export function createBootStore(db: Database): BootStore {
         memory.touch(id);
         putBootSet.run(digest, content);
         fix.run({ id, digest, profile, generation });
-        noteRestart.run(boot.node);
+        systems.restarted(boot.node);
         return { ...boot, bootSet: digest, profile, generation };
       }),
     bootSet: async (digest) => db.read(() => parseBootSet(bootSetOf.get(digest))),
@@ -200,12 +209,30 @@ export function createBootStore(db: Database): BootStore {
         const seen = seeStage.run({ boot: id, name, state, at, detail: JSON.stringify(rest), tail: tail === undefined ? null : boundTail(tail) });
         if (seen.changes === 0) throw unknownBoot(id);
       }),
-    end: (id, state, at, why) =>
+    end: (id, state, at, why, next) =>
       db.write(() => {
         const row = one.get(id);
-        if (row?.state === 'open') end(row, state, at, why);
+        if (row?.state !== 'open') return;
+        end(row, state, at, why);
+        if (next) systems.say(row.node, next, at);
       }),
     history: async (node) => db.read(() => memory.history(node)),
+    say: (node, next, at) =>
+      db.write(() => {
+        memory.touchNode(node);
+        systems.say(node, next, at);
+      }),
+    hold: (node, at) =>
+      db.write(() => {
+        memory.touchNode(node);
+        return systems.held(node, at);
+      }),
+    release: (node) =>
+      db.write(() => {
+        memory.touchNode(node);
+        systems.released(node);
+      }),
+    failing: async (atLeast) => db.read(() => systems.failing(atLeast)),
     prune: (keepPerNode) =>
       db.write(() => {
         const dropped = dropOld.run(keepPerNode).changes;

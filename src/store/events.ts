@@ -25,6 +25,11 @@ export interface EventStore {
 
 /** The kind of the event that a snapshot took the database's place. */
 export const DATABASE_RECOVERED = 'database-recovered';
+/** A node is held because it failed too often; an operator released it; said what it does next; its boot-once is used up. */
+export const NODE_HELD = 'node-held';
+export const NODE_RELEASED = 'node-released';
+export const NODE_NEXT = 'node-next';
+export const BOOT_ONCE_USED = 'boot-once-used';
 
 export const EVENTS_KEPT = 10_000;
 

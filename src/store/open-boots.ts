@@ -1,8 +1,9 @@
 // The open boots in memory, so that the many reads of each request cost no SQLite: learned from there, and forgotten by whoever writes.
 import type { Ip4 } from '../addr.ts';
 import type { Boot, Stage, StageName } from '../boot/timeline.ts';
-import { toBoot, toHistory, toStage, type BootRow, type NodeHistory, type StageRow, type SystemRow } from './boot-rows.ts';
+import { toBoot, toStage, type BootRow, type NodeHistory, type StageRow } from './boot-rows.ts';
 import type { Database } from './db.ts';
+import type { NodeSystems } from './node-systems.ts';
 
 /**
  * What SQLite has committed, and nothing else: a write says what it touches and puts nothing in; the next read, which is outside of any transaction,
@@ -21,6 +22,8 @@ export interface OpenBoots {
   touch(id: string): void;
   /** Within a write: no more than this stage of the boot changes; without a name all do. */
   touchStage(id: string, name?: StageName): void;
+  /** Within a write: what is known of this node changes, and none of its boots. */
+  touchNode(node: string): void;
 }
 
 /** What others write to the file, as tests and people do, is seen at last so many milliseconds later. */
@@ -45,13 +48,12 @@ interface Entry {
   history?: NodeHistory | undefined;
 }
 
-export function createOpenBoots(db: Database): OpenBoots {
+export function createOpenBoots(db: Database, systems: Pick<NodeSystems, 'of'>): OpenBoots {
   const every = db.prepare<[], [id: string, node: string, ip: Ip4 | null]>("SELECT id, node, ip FROM boots WHERE state = 'open'").raw();
   const openOne = db.prepare<[string], BootRow>("SELECT * FROM boots WHERE id = ? AND state = 'open'");
   const newestAt = db.prepare<[string], string>("SELECT id FROM boots WHERE ip = ? AND state = 'open' ORDER BY started_at DESC, id DESC LIMIT 1").pluck();
   const stagesOf = db.prepare<[string], PlacedRow>('SELECT rowid, name, state, first_at, last_at, count, detail FROM stages WHERE boot = ?');
   const stageOf = db.prepare<[string, string], PlacedRow>('SELECT rowid, name, state, first_at, last_at, count, detail FROM stages WHERE boot = ? AND name = ?');
-  const systemOf = db.prepare<[string], SystemRow>('SELECT running, last_good, failed_in_row, last_failed_at FROM node_systems WHERE node = ?');
   /** Another number when another connection has committed something since it was asked for last. */
   const dataVersion = db.prepare<[], number>('PRAGMA data_version').pluck();
 
@@ -134,8 +136,8 @@ export function createOpenBoots(db: Database): OpenBoots {
     history(node) {
       refresh();
       const entry = byNode.get(node);
-      if (!entry) return toHistory(systemOf.get(node));
-      return (entry.history ??= toHistory(systemOf.get(node)));
+      if (!entry) return systems.of(node);
+      return (entry.history ??= systems.of(node));
     },
     touch(id) {
       touched.add(id);
@@ -148,6 +150,10 @@ export function createOpenBoots(db: Database): OpenBoots {
       entry.boot = undefined;
       if (name === undefined) entry.stages = undefined;
       else if (entry.stages) (entry.touched ??= new Set()).add(name);
+    },
+    touchNode(node) {
+      const entry = byNode.get(node);
+      if (entry) entry.history = undefined;
     },
   };
 }

@@ -3,7 +3,7 @@ import { parseIp4, type Ip4, type Ip6, type Mac } from '../addr.ts';
 import { scriptFor } from '../boot/ipxe.ts';
 import type { BlobRef, BootSet } from '../boot/profile.ts';
 import type { Serve } from '../boot/request.ts';
-import { readTftpName, TFTP_AUTOEXEC, TFTP_INITRD, TFTP_KERNEL, TFTP_SCRIPT } from '../boot/urls.ts';
+import { readTftpName, TFTP_AUTOEXEC, TFTP_INITRD, TFTP_KERNEL, TFTP_SCRIPT, UKI_FILE } from '../boot/urls.ts';
 import type { Answer, Booter } from '../booter.ts';
 import type { Loaders } from '../loaders.ts';
 import type { FileCache } from './file-cache.ts';
@@ -62,13 +62,15 @@ export function bootFiles({ loaders, booter, cache, httpPort, publicBase }: Boot
     return { file: { bytes: Buffer.from(script), ...(decision.kind === 'boot' ? { stage: 'script' } : {}) }, answer };
   }
 
-  async function openImage(answer: Answer, stage: 'kernel' | 'initrd'): Promise<Opened> {
+  async function openImage(answer: Answer, name: typeof TFTP_KERNEL | typeof TFTP_INITRD | typeof UKI_FILE): Promise<Opened> {
     const { decision, bootSet, boot } = answer;
     if (decision.kind === 'hold') return refused(TFTP_ERROR.undefined, `not now: ${decision.why}`);
     if (decision.kind !== 'boot' || !bootSet) return notFound;
-    const held = await cache.get(partsOf(bootSet, stage));
+    const parts = partsOf(bootSet, name);
+    if (!parts) return notFound;
+    const held = await cache.get(parts);
     if (!held) return refused(TFTP_ERROR.undefined, 'server busy: other large files are being sent, ask again later');
-    return { file: { ...held, ...(boot ? { stage } : {}) }, answer };
+    return { file: { ...held, ...(boot ? { stage: name === TFTP_INITRD ? 'initrd' : 'kernel' } : {}) }, answer };
   }
 
   return {
@@ -79,11 +81,11 @@ export function bootFiles({ loaders, booter, cache, httpPort, publicBase }: Boot
       const first = await booter.ask(by);
       const barred = refusalOf(first);
       if (barred) return barred;
-      const loader = loaders.get(file);
+      const loader = file === UKI_FILE ? undefined : loaders.get(file);
       if (loader) return ip ? { file: { bytes: loader, stage: 'loader' }, answer: first } : { file: { bytes: loader }, answer: withoutBoot(first) };
 
       const isScript = file === TFTP_SCRIPT || file === TFTP_AUTOEXEC;
-      const isImage = mac !== undefined && (file === TFTP_KERNEL || file === TFTP_INITRD);
+      const isImage = mac !== undefined && (file === TFTP_KERNEL || file === TFTP_INITRD || file === UKI_FILE);
       if (!isScript && !isImage) return notFound;
       if (!ip) return isImage ? openImage(withoutBoot(first), file) : refused(TFTP_ERROR.accessViolation, 'scripts are for IPv4 machines, whose address tells that they are theirs');
       const { node, boot } = first;
@@ -121,6 +123,7 @@ function withoutBoot({ boot: _boot, ...answer }: Answer): Answer {
   return answer;
 }
 
-function partsOf({ image }: BootSet, stage: 'kernel' | 'initrd'): readonly BlobRef[] {
-  return stage === 'kernel' ? [image.kernel] : image.initrds;
+function partsOf({ image }: BootSet, name: typeof TFTP_KERNEL | typeof TFTP_INITRD | typeof UKI_FILE): readonly BlobRef[] | undefined {
+  if (name === UKI_FILE) return image.uki && [image.uki];
+  return name === TFTP_KERNEL ? [image.kernel] : image.initrds;
 }

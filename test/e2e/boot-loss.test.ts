@@ -1,16 +1,16 @@
 // Boots over a link that loses one frame in ten each way. Only with RACKSEED_FULL=1.
 import { mkdirSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { afterEach, beforeAll, beforeEach, expect, test } from 'vitest';
+import { afterEach, beforeAll, expect, test } from 'vitest';
 import { expectedStages, hasStage, stageOf, type Boot } from '../../src/boot/timeline.ts';
 import { buildImage } from '../../src/images/build.ts';
+import type { LabFirmware } from '../../src/lab/firmware.ts';
 import { startLab, type Lab } from '../../src/lab/lab.ts';
 import { LAB_BRIDGE } from '../../src/lab/link.ts';
 import { STANDIN } from '../../src/lab/site.ts';
 import { probeAccel } from '../../src/lab/vm.ts';
 import { SHIPPED } from '../../src/shipped.ts';
 import { TEST_STATE, until } from '../lab-process.ts';
-import { ovmfArgs } from './ovmf.ts';
 
 const STEPS = readdirSync(join(SHIPPED.postBoot, 'k0s-single')).sort();
 /** Emulated on two idle cores it took 97 s, on two with a load of 8 beside it 282 s. */
@@ -24,10 +24,10 @@ beforeAll(async () => {
   await buildImage({ name: 'debian-k0s', imagesDir: SHIPPED.images, stateDir: TEST_STATE, onProgress: () => undefined });
 });
 
-beforeEach(async () => {
-  lab = await startLab({ state: TEST_STATE, nodes: 1, firmware: 'bios', memoryMiB: 2048, accel: await probeAccel(), release: STANDIN });
+async function start(firmware: LabFirmware): Promise<void> {
+  lab = await startLab({ state: TEST_STATE, nodes: 1, firmware, memoryMiB: 2048, accel: await probeAccel(), release: STANDIN });
   await loseFrames();
-});
+}
 
 afterEach(() => lab.close());
 
@@ -55,9 +55,9 @@ async function lost(): Promise<{ readonly from: number; readonly to: number }> {
 }
 
 /** Switches n1 on and answers its boot as soon as it has ended or is as wanted. */
-async function bootUntil(enough: (boot: Boot) => boolean, more: readonly string[] = []): Promise<Boot> {
+async function bootUntil(enough: (boot: Boot) => boolean): Promise<Boot> {
   const [n1] = lab.nodes;
-  const vm = lab.powerOn({ ...n1!, vm: { ...n1!.vm, more } });
+  const vm = lab.powerOn(n1!);
   return until('the boot', LIMIT_MS, async () => {
     const boot = await lab.newestBoot(n1!.name);
     return boot && (boot.state !== 'open' || enough(boot)) ? boot : undefined;
@@ -69,6 +69,7 @@ async function bootUntil(enough: (boot: Boot) => boolean, more: readonly string[
 const names = (boot: Boot): string[] => boot.stages.map(({ name }) => name);
 
 test('a BIOS machine gets ready in its first boot: DHCP, script, kernel, initrd, image and steps', { timeout: LIMIT_MS + 60_000 }, async () => {
+  await start('bios');
   const boot = await bootUntil(() => false);
   const { from, to } = await lost();
   console.log(`boot at 1 frame in ${LOSE_ONE_IN} lost each way: ${boot.state} after ${((boot.endedAt! - boot.startedAt) / 1000).toFixed(0)} s, ${from} frames from the machine and ${to} to it were lost`);
@@ -81,7 +82,8 @@ test('a BIOS machine gets ready in its first boot: DHCP, script, kernel, initrd,
 
 // From the script on it is the same boot: the kernel is started by iPXE.
 test('PXE of EDK2 has snponly.efi by TFTP, which comes back for its script', { timeout: LIMIT_MS + 60_000 }, async () => {
-  const boot = await bootUntil((seen) => hasStage(seen, 'script'), ovmfArgs(lab.site.dir));
+  await start('uefi');
+  const boot = await bootUntil((seen) => hasStage(seen, 'script'));
   const { from, to } = await lost();
   console.log(`EDK2 at 1 frame in ${LOSE_ONE_IN} lost each way: loader after ${stageOf(boot, 'loader') ? ((stageOf(boot, 'loader')!.lastAt - boot.startedAt) / 1000).toFixed(1) : '?'} s, ${from} and ${to} frames lost`);
   expect(boot.state).toBe('open');

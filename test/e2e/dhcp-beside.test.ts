@@ -8,17 +8,15 @@ import { buildImage } from '../../src/images/build.ts';
 import { dieWithUs } from '../../src/lab/child.ts';
 import { startLab, type Lab, type LabOptions } from '../../src/lab/lab.ts';
 import { LAB_BRIDGE, LAB_SERVER_IP, layLan } from '../../src/lab/link.ts';
-import { cable, createNamespace, type Namespace } from '../../src/lab/network.ts';
+import { createNeighbour, NEIGHBOUR_IP, startOtherServer, type OtherServer } from '../../src/lab/neighbour.ts';
+import type { Namespace } from '../../src/lab/network.ts';
 import { LAB_DHCP, STANDIN } from '../../src/lab/site.ts';
 import { probeAccel } from '../../src/lab/vm.ts';
 import { SHIPPED } from '../../src/shipped.ts';
 import { ended, said } from '../integration/lan.ts';
 import { TEST_STATE, until } from '../lab-process.ts';
-import { ovmfArgs } from './ovmf.ts';
 
 const STEPS = readdirSync(join(SHIPPED.postBoot, 'k0s-single')).sort();
-/** The other host of the lab's link. */
-const NEIGHBOUR = '10.77.0.2';
 
 let lab: Lab;
 let undo: (() => unknown)[];
@@ -31,19 +29,16 @@ afterEach(async () => {
   for (const step of undo.reverse()) await step();
 });
 
-async function start(options: Pick<LabOptions, 'dhcp' | 'ipOf'>): Promise<void> {
+async function start(options: Partial<Pick<LabOptions, 'dhcp' | 'ipOf' | 'firmware'>>): Promise<void> {
   undo = [];
   lab = await startLab({ state: TEST_STATE, nodes: 1, firmware: 'bios', memoryMiB: 2048, accel: await probeAccel(), release: STANDIN, ...options });
   undo.push(() => lab.close());
 }
 
-/** A host at 10.77.0.2 of the lab's link, on the far end of a cable. */
+/** Another host of the lab's link. */
 async function neighbour(): Promise<Namespace> {
-  const ns = await createNamespace(lab.link.ns);
+  const ns = await createNeighbour(lab.link.ns);
   undo.push(() => ns.close());
-  await cable({ ns: lab.link.ns, name: 'port0' }, { ns, name: 'eth0' });
-  await lab.link.ns.must(['ip', 'link', 'set', 'port0', 'master', LAB_BRIDGE]);
-  await ns.must(['ip', 'address', 'add', `${NEIGHBOUR}/24`, 'dev', 'eth0']);
   return ns;
 }
 
@@ -54,17 +49,17 @@ async function run(ns: Namespace, argv: readonly string[], ready: RegExp): Promi
   return child;
 }
 
-/** dnsmasq as the LAN's own server; answers who has its leases, as `[MAC, address]`. */
-async function dnsmasqAsServer(): Promise<() => string[][]> {
-  const file = join(lab.site.dir, 'dnsmasq.leases');
-  await run(await neighbour(), ['dnsmasq', '--keep-in-foreground', '--log-facility=-', '--conf-file=/dev/null', '--port=0', '--user=', '--group=', '--pid-file=', `--dhcp-leasefile=${file}`, '--dhcp-authoritative', '--dhcp-range=10.77.0.100,10.77.0.199'], /IP range/);
-  return () => readFileSync(file, 'utf8').trimEnd().split('\n').map((line) => line.split(' ').slice(1, 3));
+/** dnsmasq as the LAN's own server. */
+async function dnsmasqAsServer(): Promise<OtherServer> {
+  const other = await startOtherServer(lab.link.ns, lab.site.dir);
+  undo.push(() => other.close());
+  return other;
 }
 
 /** Switches n1 on and answers its boot as soon as it has ended or is as wanted. */
-async function bootUntil(enough: (boot: Boot) => boolean, { ns, more = [] }: { readonly ns?: Namespace; readonly more?: readonly string[] } = {}): Promise<Boot> {
+async function bootUntil(enough: (boot: Boot) => boolean, { ns }: { readonly ns?: Namespace } = {}): Promise<Boot> {
   const [n1] = lab.nodes;
-  const vm = lab.powerOn({ ...n1!, vm: { ...n1!.vm, more } }, ns);
+  const vm = lab.powerOn(n1!, ns);
   return until('the boot', 480_000, async () => {
     const boot = await lab.newestBoot(n1!.name);
     return boot && (boot.state !== 'open' || enough(boot)) ? boot : undefined;
@@ -102,25 +97,25 @@ describe('proxy mode beside dnsmasq: the address is dnsmasq\'s, the boot is ours
 
   test('a BIOS machine gets ready', async () => {
     await start(settings);
-    const given = await dnsmasqAsServer();
+    const other = await dnsmasqAsServer();
     const boot = await bootUntil(end);
     expect([boot.state, boot.why]).toEqual(['ready', undefined]);
     expect(names(boot)).toEqual(expectedStages('bios-ipxe-proxy', STEPS));
-    await expectTheirs(boot, given());
+    await expectTheirs(boot, await other.leases());
     expect(dhcpWords()).toEqual(['dhcp: proxy offer']);
   });
 
   // From the script on it is the same boot: the kernel is started by iPXE.
   test.each([
-    ['PXE', { http: false, chain: 'uefi-rom-proxy', words: ['dhcp: proxy offer', 'dhcp: boot server answer'], byTftp: [{ file: 'snponly.efi', blockSize: 1468, windowSize: 4 }] }],
-    ['HTTP Boot', { http: true, chain: 'uefi-http-proxy', words: ['dhcp: proxy offer'], byTftp: [] }],
-  ] as const)('%s of EDK2 loads snponly.efi, which comes back for its script', async (_what, { http, chain, words, byTftp }) => {
-    await start(settings);
-    const given = await dnsmasqAsServer();
-    const boot = await bootUntil((seen) => hasStage(seen, 'script'), { more: ovmfArgs(lab.site.dir, { http }) });
+    ['PXE', { firmware: 'uefi', chain: 'uefi-rom-proxy', words: ['dhcp: proxy offer', 'dhcp: boot server answer'], byTftp: [{ file: 'snponly.efi', blockSize: 1468, windowSize: 4 }] }],
+    ['HTTP Boot', { firmware: 'uefi-http', chain: 'uefi-http-proxy', words: ['dhcp: proxy offer'], byTftp: [] }],
+  ] as const)('%s of EDK2 loads snponly.efi, which comes back for its script', async (_what, { firmware, chain, words, byTftp }) => {
+    await start({ ...settings, firmware });
+    const other = await dnsmasqAsServer();
+    const boot = await bootUntil((seen) => hasStage(seen, 'script'));
     expect(names(boot).slice(0, 4)).toEqual(expectedStages(chain, STEPS).slice(0, 4));
     expect(stageOf(boot, 'loader')?.detail.message).toBe('snponly.efi');
-    await expectTheirs(boot, given());
+    await expectTheirs(boot, await other.leases());
     expect(dhcpWords()).toEqual(words);
     expect(sentByTftp()).toEqual(byTftp);
   });
@@ -136,7 +131,7 @@ test('full mode behind a relay: the machine is on a link that no card of ours is
   const far = await layLan(router, { bridge: 'far0', address: '10.78.0.1/24', machines: 1 }, lab.site.dir);
   undo.push(() => far.close());
   await router.must(['sh', '-c', 'echo 1 > /proc/sys/net/ipv4/ip_forward']);
-  await lab.link.ns.must(['ip', 'route', 'add', '10.78.0.0/24', 'via', NEIGHBOUR]);
+  await lab.link.ns.must(['ip', 'route', 'add', '10.78.0.0/24', 'via', NEIGHBOUR_IP]);
   // -a: with option 82, and an answer without it is not passed on.
   await run(router, ['dhcrelay', '-4', '-d', '--no-pid', '-a', '-id', 'far0', '-iu', 'eth0', LAB_SERVER_IP], /Sending on .*Socket\/fallback/);
   const boot = await bootUntil(end, { ns: router });

@@ -41,9 +41,9 @@ describe('nodes and boots', () => {
     const { code, out } = await cli(['node', 'list']);
     expect(code).toBe(0);
     const [head, n1, n2] = out.split('\n');
-    expect(head).toMatch(/^NAME +PROFILE +IP +BOOT +STAGE +AGE +WHY$/);
-    expect(n1).toMatch(/^n1 +k0s-single +127\.0\.0\.11 +open +lease +\d+s +-$/);
-    expect(n2).toMatch(/^n2 +k0s-single +127\.0\.0\.12 +- +- +- +-$/);
+    expect(head).toMatch(/^NAME +PROFILE +IP +BOOT +STAGE +AGE +NEXT +WHY$/);
+    expect(n1).toMatch(/^n1 +k0s-single +127\.0\.0\.11 +open +lease +\d+s +netboot +-$/);
+    expect(n2).toMatch(/^n2 +k0s-single +127\.0\.0\.12 +- +- +- +netboot +-$/);
   });
 
   it('node show takes a name or any spelling of a MAC, and -o json and yaml say the same', async () => {

@@ -23,7 +23,7 @@ afterAll(async () => {
 });
 
 async function enrolled(machine: Machine): Promise<{ boot: string; token: string }> {
-  // Otherwise the fifth machine in a row that starts over is held for a minute, as it should be.
+  // Otherwise the node is held after five that start over, as it should be.
   await world.endOpenBoot(machine === n1 ? 'n1' : 'n2');
   await machine.dora('ipxe');
   const script = await machine.http('GET', `/script/${machine.mac}`);

@@ -36,6 +36,24 @@ interface Walk {
 const report = (stage: string): Act['run'] => ({ machine, boot, token }) =>
   machine.http('POST', `/boots/${boot}/report?stage=${stage}&state=ok`, { headers: { authorization: `Bearer ${token}` } });
 
+const enrolled: readonly Act[] = [
+  {
+    evidence: 'the initrd stage enrols',
+    stages: [],
+    gate: true,
+    async run(walk) {
+      const answer = await walk.machine.http('POST', '/enrol', { body: `mac ${walk.machine.mac}\n` });
+      walk.boot = /^boot (\w+)$/m.exec(answer.text)![1]!;
+      walk.token = /^token ([0-9a-f]{64})$/m.exec(answer.text)![1]!;
+    },
+  },
+  { evidence: 'the config is read', stages: ['config'], run: ({ machine, boot, token }) => machine.http('GET', `/boots/${boot}/config`, { headers: { authorization: `Bearer ${token}` } }) },
+  { evidence: 'the initrd stage reports its root', stages: ['root'], run: report('root') },
+  { evidence: 'the agent reports userspace', stages: ['userspace'], run: report('userspace') },
+  { evidence: 'a step is reported', stages: ['step:10-storage'], run: report('step:10-storage') },
+  { evidence: 'the agent reports ready', stages: ['ready'], run: report('ready') },
+];
+
 const fromScript: readonly Act[] = [
   {
     evidence: 'the script is fetched',
@@ -48,20 +66,7 @@ const fromScript: readonly Act[] = [
   },
   { evidence: 'the kernel is fetched to its last byte', stages: ['kernel'], run: ({ machine, boot }) => machine.http('GET', `/blobs/sha256/${world.image.kernel.digest.slice(7)}?boot=${boot}`) },
   { evidence: 'the initrd is fetched to its last byte', stages: ['initrd'], run: ({ machine, boot }) => machine.http('GET', `/blobs/sha256/${world.image.initrds[0]!.digest.slice(7)}?boot=${boot}`) },
-  {
-    evidence: 'the initrd stage enrols',
-    stages: [],
-    gate: true,
-    async run(walk) {
-      const answer = await walk.machine.http('POST', '/enrol', { body: `mac ${walk.machine.mac}\n` });
-      walk.token = /^token ([0-9a-f]{64})$/m.exec(answer.text)![1]!;
-    },
-  },
-  { evidence: 'the config is read', stages: ['config'], run: ({ machine, boot, token }) => machine.http('GET', `/boots/${boot}/config`, { headers: { authorization: `Bearer ${token}` } }) },
-  { evidence: 'the initrd stage reports its root', stages: ['root'], run: report('root') },
-  { evidence: 'the agent reports userspace', stages: ['userspace'], run: report('userspace') },
-  { evidence: 'a step is reported', stages: ['step:10-storage'], run: report('step:10-storage') },
-  { evidence: 'the agent reports ready', stages: ['ready'], run: report('ready') },
+  ...enrolled,
 ];
 
 /** The two halves of DORA; the OFFER between them is ours, and is taken away by itself below. */
@@ -89,11 +94,20 @@ const loaded = (fetchIt: Act['run']): Act => ({
 const again = (kind: Kind): Act => ({ evidence: 'the loader does DORA', stages: [], run: ({ machine }) => machine.dora(kind) });
 const besideAgain = beside('ipxe-uefi').map((act): Act => ({ ...act, stages: [] }));
 
+/** A UKI's kernel is told nothing: its initrd stage asks DHCP, and the session says which boot it is. */
+const fromUki = (fetchIt: Act['run']): readonly Act[] => [
+  { evidence: 'the UKI is fetched to its last byte', stages: ['kernel'], gate: true, run: fetchIt },
+  { evidence: 'the initrd stage does DORA', stages: [], run: ({ machine }) => machine.dora('initrd') },
+  ...enrolled,
+];
+
 const chains: Readonly<Record<Chain, readonly Act[]>> = {
   'bios-ipxe': [...dora('ipxe'), ...fromScript],
   'bios-rom': [...dora('rom'), loaded(({ machine }) => machine.tftp('undionly.kpxe')), again('ipxe'), ...fromScript],
   'uefi-rom': [...dora('uefi'), loaded(({ machine }) => machine.tftp('snponly.efi')), again('ipxe-uefi'), ...fromScript],
   'uefi-http': [...dora('uefi-http'), loaded(({ machine }) => machine.http('GET', '/loaders/snponly.efi')), again('ipxe-uefi'), ...fromScript],
+  'uefi-uki': [...dora('uefi'), ...fromUki(({ machine }) => machine.tftp(`${machine.mac.replaceAll(':', '-')}/uki.efi`))],
+  'uefi-http-uki': [...dora('uefi-http'), ...fromUki(({ machine }) => machine.http('GET', `/loaders/${machine.mac.replaceAll(':', '-')}/uki.efi`))],
   'bios-ipxe-proxy': [...beside('ipxe'), ...fromScript],
   'uefi-rom-proxy': [
     ...beside('uefi'),

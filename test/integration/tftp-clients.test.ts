@@ -67,7 +67,7 @@ function realPolicy(): { readonly booter: Booter; readonly seen: [string, string
         const name = generation.nodeByIp[request.ip ?? ''];
         const found = name === undefined ? undefined : generation.nodes[name];
         const view = { failedInRow: 0, ...(found ? { node: found } : {}), ...(name === 'n1' ? { openBoot: boot } : {}) };
-        const decision = decide(view, request, generation, 0);
+        const decision = decide(view, request, generation);
         return { decision, ...(found ? { node: found } : {}), ...(name === 'n1' ? { boot } : {}), ...(decision.kind === 'boot' ? { bootSet } : {}) };
       },
       async seen(id, stage, detail) {

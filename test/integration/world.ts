@@ -27,8 +27,9 @@ export interface World {
   readonly daemon: Daemon;
   /** What the daemon logged so far, one JSON object a line. */
   log(): string;
-  api<T = unknown>(path: string, method?: string): Promise<T>;
-  apiStatus(path: string, method?: string): Promise<{ status: number; body: unknown }>;
+  /** `body` is sent as JSON. */
+  api<T = unknown>(path: string, method?: string, body?: unknown): Promise<T>;
+  apiStatus(path: string, method?: string, body?: unknown): Promise<{ status: number; body: unknown }>;
   events(): Promise<readonly Event[]>;
   /** Ends the node's open boot, as a machine does that is switched off for good. */
   endOpenBoot(node: string): Promise<void>;
@@ -90,7 +91,7 @@ repos: ${JSON.stringify(options.repos ?? {})}
   const blobs = createBlobStore(stateDir);
   const images = createImageStore(stateDir);
   const publish = async (name: string, content: string): Promise<ImageRef> => {
-    const [kernel, initrd, squashfs] = await Promise.all(['kernel', 'initrd', 'squashfs'].map((what) => blobs.add(Readable.from([Buffer.from(`${what} of ${content}`)]))));
+    const [kernel, initrd, squashfs, uki] = await Promise.all(['kernel', 'initrd', 'squashfs', 'UKI'].map((what) => blobs.add(Readable.from([Buffer.from(`${what} of ${content}`)]))));
     const files = { arch: 'amd64' as const, kernel: kernel!, initrds: [initrd!], squashfs: squashfs! };
     const digest = imageDigest(files);
     await images.put({
@@ -100,13 +101,14 @@ repos: ${JSON.stringify(options.repos ?? {})}
       kernel: { ...kernel!, version: '6.12' },
       initrds: [initrd!],
       squashfs: { ...squashfs!, chunkSize: 4 << 20, chunks: [squashfs!.digest.slice(7)] },
+      uki: { ...uki!, cmdline: '', signed: false },
       packages: [],
       input: digest,
       builder: 'test',
       builtAt: 0,
     });
     await images.tag(name, 'latest', digest);
-    return { name, digest, ...files };
+    return { name, digest, ...files, uki: uki! };
   };
   const image = await publish('debian-k0s', 'the first build');
   writeFileSync(join(dir, 'k0s'), 'the k0s binary');
@@ -118,15 +120,15 @@ repos: ${JSON.stringify(options.repos ?? {})}
   const log = createLog('debug', { write: (line: string) => void (logged += line) });
   const daemon = await startDaemon(settings, log);
 
-  const apiStatus = (path: string, method = 'GET'): Promise<{ status: number; body: unknown }> =>
+  const apiStatus = (path: string, method = 'GET', body?: unknown): Promise<{ status: number; body: unknown }> =>
     new Promise((resolve, reject) => {
-      const request = httpRequest({ socketPath: settings.api.socket, path, method, agent: false }, (response) => {
+      const request = httpRequest({ socketPath: settings.api.socket, path, method, agent: false, headers: body === undefined ? {} : { 'content-type': 'application/json' } }, (response) => {
         let text = '';
         response.on('data', (chunk: Buffer) => (text += chunk.toString()));
         response.on('end', () => resolve({ status: response.statusCode ?? 0, body: JSON.parse(text) }));
       });
       request.on('error', reject);
-      request.end();
+      request.end(body === undefined ? undefined : JSON.stringify(body));
     });
   const withDatabase = async <T>(use: (database: ReturnType<typeof openDatabase>) => Promise<T>): Promise<T> => {
     const database = openDatabase(join(stateDir, 'rackseed.db'));
@@ -147,7 +149,7 @@ repos: ${JSON.stringify(options.repos ?? {})}
     daemon,
     log: () => logged,
     apiStatus,
-    api: async <T>(path: string, method?: string) => (await apiStatus(path, method)).body as T,
+    api: async <T>(path: string, method?: string, body?: unknown) => (await apiStatus(path, method, body)).body as T,
     events: () => withDatabase((database) => createEventStore(database).list({ limit: 100 })),
     endOpenBoot: (node) =>
       withDatabase(async (database) => {

@@ -132,8 +132,10 @@ describe('renderScript', () => {
   it.each([
     ['silent', { kind: 'silent', why: 'no profile names this machine' } as const, /RS-SILENT: no profile names this machine/],
     ['hold', { kind: 'hold', why: 'x', retryAfterS: 7 } as const, /RS-HOLD: x; asking again in 7 s\nsleep 7\nchain/],
-    ['local by exit', { kind: 'local', why: 'disk', exit: 'exit' } as const, /\nexit 0\n/],
-    ['local by sanboot', { kind: 'local', why: 'disk', exit: 'sanboot' } as const, /\nsanboot .*0x80\n/],
+    ['a hint is a line of its own', { kind: 'hold', why: 'x', hint: 'do y', retryAfterS: 7 } as const, /asking again in 7 s\necho rackseed: do y\nsleep 7\nchain/],
+    ['local by exit: UEFI goes on after an error only', { kind: 'local', why: 'disk', exit: 'exit' } as const, /\niseq \$\{platform\} efi \|\| exit 0\nexit 1\n$/],
+    ['local by a file of the disk', { kind: 'local', why: 'disk', exit: 'EFI/debian/shimx64.efi' } as const, /\n:efi\nsanboot --no-describe --drive 0 --filename \\EFI\\debian\\shimx64\.efi \|\| exit 1\n$/],
+    ['local by sanboot', { kind: 'local', why: 'disk', exit: 'sanboot' } as const, /\niseq \$\{platform\} efi && goto efi \|\|\nsanboot --no-describe --drive 0x80 \|\| exit 0\n:efi\nsanboot --no-describe --drive 0 \|\| exit 1\n$/],
   ])('%s is a script that says why', (_name, decision, expected) => {
     const script = renderScript(decision, undefined, to);
     expect(script.startsWith('#!ipxe\n')).toBe(true);

@@ -57,6 +57,20 @@ describe('good profiles', () => {
     expect(empty.nodes['n1']).not.toHaveProperty('dhcpOptions');
   });
 
+  test('loader: uki is taken where the image has a UKI, which the boot set then names', async () => {
+    const uki = { digest: IMAGE.digest, size: 7 };
+    const { nodes, profiles, bootSets } = await generationOf(one('image: debian-k0s\nloader: uki\nnodes:\n  n1: { macs: [52:54:00:12:34:56] }\n'), { ...knownResolver, image: async () => ({ ...IMAGE, uki }) });
+    expect(nodes['n1']!.loader).toBe('uki');
+    expect(bootSets[profiles['a']!.bootSet!]!.image.uki).toEqual(uki);
+  });
+
+  test("a node's loader comes before its profile's, auto is none, and a file of the set may be named", async () => {
+    const text = 'image: debian-k0s\nloader: ipxe\nnodes:\n  n1: { macs: [52:54:00:12:34:56] }\n  n2: { macs: [52:54:00:12:34:57], loader: ipxe-arm64.efi }\n  n3: { macs: [52:54:00:12:34:58], loader: auto }\n';
+    const { nodes } = await generationOf(one(text));
+    expect([nodes['n1']!.loader, nodes['n2']!.loader]).toEqual(['ipxe', 'ipxe-arm64.efi']);
+    expect(nodes['n3']).not.toHaveProperty('loader');
+  });
+
   test('DHCP options mean the same in a profile, where numbers keep their text, as in rackseed.yaml', async () => {
     const OPTIONS = '{ interface-mtu: 1400, 224: { type: uint32, value: 7, always: true }, 225: { type: text, value: "1.30" } }';
     const { nodes } = await generationOf(one(`boot: local\nnodes:\n  n1: { macs: [52:54:00:12:34:56], dhcpOptions: ${OPTIONS} }\n`));

@@ -14,7 +14,7 @@ describe('docs/schema', () => {
 
   test('every key of a boot profile is known to the editor, and none that is not supported yet', () => {
     const schema = JSON.parse(readFileSync(fileOf('boot-profile.schema.json'), 'utf8')) as { properties: object; additionalProperties: boolean };
-    expect(Object.keys(schema.properties)).toEqual(['image', 'boot', 'cmdline', 'root', 'postBoot', 'artifacts', 'vars', 'dhcpOptions', 'nodes']);
+    expect(Object.keys(schema.properties)).toEqual(['image', 'boot', 'cmdline', 'root', 'postBoot', 'artifacts', 'vars', 'dhcpOptions', 'loader', 'nodes']);
     expect(schema.additionalProperties).toBe(false);
   });
 

@@ -13,7 +13,9 @@ const silent: BootDecision = { kind: 'silent', why: 'unknown' };
 const local: BootDecision = { kind: 'local', why: 'disk', exit: 'exit' };
 const loader: BootDecision = { kind: 'loader', file: 'undionly.kpxe', via: 'tftp' };
 const boot: BootDecision = { kind: 'boot', bootSet: bootSetDigest };
+/** Of a ROM that no loader is for, and of everybody else. */
 const hold: BootDecision = { kind: 'hold', why: 'wait', retryAfterS: 60 };
+const holdRom: BootDecision = { ...hold, loader: { file: 'undionly.kpxe', via: 'tftp' } };
 
 const rom: BootRequest = { via: 'dhcp', mac: MAC, asker: 'rom', arch: 'amd64', firmware: 'bios' };
 const uefi: BootRequest = { ...rom, firmware: 'uefi' };
@@ -47,8 +49,8 @@ describe('the rendering table', () => {
     ['loader: an iPXE that can too little gets the better one', loader, { ...ipxe, features: [] }, asIpxe('undionly.kpxe')],
     ['boot: an iPXE gets its script\'s URL and does not wait for a proxy', boot, ipxe, asIpxe(SCRIPT)],
     ['boot: the initrd stage gets the base URL', boot, { ...rom, asker: 'initrd' }, { file: 'http://10.77.0.1:8080', 60: undefined, 43: {}, 175: {} }],
-    ['hold: a BIOS ROM gets the loader that it would get', hold, rom, asRom('undionly.kpxe')],
-    ['hold: a UEFI ROM gets the loader that it would get', hold, uefi, asUefi('snponly.efi')],
+    ['hold: a BIOS ROM gets the loader that it would get', holdRom, rom, asRom('undionly.kpxe')],
+    ['hold: a UEFI ROM gets the loader that it would get', { ...hold, loader: { file: 'snponly.efi', via: 'tftp' } }, uefi, asUefi('snponly.efi')],
     ['hold: firmware that we have no loader for gets a lease', hold, { ...rom, arch: 'riscv64', firmware: 'uefi' }, 'lease only'],
     ['hold: an iPXE gets the script that says why', hold, ipxe, asIpxe(SCRIPT)],
     ['hold: an iPXE that cannot fetch by HTTP gets it by TFTP', hold, { ...ipxe, features: ['bzimage'] }, asIpxe('boot.ipxe')],
@@ -138,7 +140,7 @@ describe('beside another server\'s lease', () => {
     ['and from port 4011', loader, rom, 'ack', asRom('undionly.kpxe')],
     ['a UEFI ROM from port 4011', { ...loader, file: 'snponly.efi' }, uefi, 'ack', asUefi('snponly.efi')],
     ['an iPXE is told that this is the proxy', boot, ipxe, 'offer', { ...asIpxe(SCRIPT), 60: 'PXEClient' }],
-    ['a hold has the loader that the ROM would get', hold, rom, 'offer', asRom('undionly.kpxe')],
+    ['a hold has the loader that the ROM would get', holdRom, rom, 'offer', asRom('undionly.kpxe')],
     ['local: no packet', local, rom, 'offer', 'no packet'],
     ['silent: no packet', silent, rom, 'offer', 'no packet'],
     ['firmware without a loader: no packet', hold, { ...rom, arch: 'riscv64', firmware: 'uefi' }, 'offer', 'no packet'],

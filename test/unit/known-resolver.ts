@@ -19,4 +19,5 @@ export const knownResolver: Resolver = {
   repoNames: async () => [KNOWN.repo],
   hasSteps: async (_repo, _commit, dir) => dir === KNOWN.steps,
   stepDirs: async () => [KNOWN.steps],
+  loaderNames: async () => ['undionly.kpxe', 'snponly.efi', 'ipxe-arm64.efi'],
 };

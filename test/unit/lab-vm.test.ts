@@ -2,6 +2,7 @@
 import { execFileSync } from 'node:child_process';
 import { describe, expect, test } from 'vitest';
 import { parseMac } from '../../src/addr.ts';
+import { LAB_FIRMWARE, readFirmware } from '../../src/lab/firmware.ts';
 import { labMac, qemuArgs, qemuLine, type VmSpec } from '../../src/lab/vm.ts';
 import type { Namespace } from '../../src/lab/network.ts';
 
@@ -44,8 +45,21 @@ describe('qemuArgs', () => {
     expect(valueOf(args, '-serial')).toBe('chardev:console');
   });
 
-  test('refuses firmware that has no line yet, and says which there is', () => {
-    expect(() => qemuArgs({ ...N1, firmware: 'uefi' })).toThrow(expect.objectContaining({ code: 'LAB_UNAVAILABLE', hint: 'use --firmware bios' }));
+  test.each(['uefi', 'uefi-http', 'uefi-proxy'] as const)('%s is EDK2 with variables of its own, and no ROM on the card', (firmware) => {
+    const args = qemuArgs({ ...N1, firmware, vars: '/tmp/a,b/vars.fd' });
+    expect(args).toContain('if=pflash,unit=1,format=raw,file=/tmp/a,,b/vars.fd');
+    expect(valueOf(args, '-device')).toMatch(/^virtio-net-pci,romfile=,/);
+    expect(args.includes('name=opt/org.tianocore/IPv4PXESupport,string=n')).toBe(firmware === 'uefi-http');
+    expect(() => qemuArgs({ ...N1, firmware })).toThrow(expect.objectContaining({ code: 'BUG' }));
+  });
+
+  test.each(['e1000', 'rtl8139'] as const)('bios-%s has that card with its ROM', (card) => {
+    expect(valueOf(qemuArgs({ ...N1, firmware: `bios-${card}` }), '-device')).toBe(`${card},netdev=n0,mac=52:54:00:4c:42:01`);
+  });
+
+  test('firmware that the lab has not is refused with the names of what it has', () => {
+    expect(() => readFirmware('efi')).toThrow(expect.objectContaining({ code: 'USAGE', hint: expect.stringContaining('bios-e1000') as string }));
+    expect(LAB_FIRMWARE.map(readFirmware)).toEqual(LAB_FIRMWARE);
   });
 });
 

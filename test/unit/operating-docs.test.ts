@@ -121,6 +121,7 @@ describe('metrics', () => {
       leases: () => 1,
       blobs: () => ({ rotten: 1, scrubbedBytes: 1 }),
       images: () => ({ streams: 1, waiting: 1 }),
+      heldNodes: async () => 1,
     }).render();
   };
   /** The values of each label, by metric. */

@@ -255,6 +255,15 @@ export function bootStoreSuite(open: OpenStores): void {
       expect((await boots().get('1'))?.bootSet).toBeUndefined();
     });
 
+    it('sees that a boot set was changed since it was fixed last', async () => {
+      const changing = { ...set, cmdline: ['quiet'] };
+      await boots().start(newBoot('1'));
+      await fix('1', changing);
+      changing.cmdline.push('loud');
+      await boots().start(newBoot('2', { node: 'n2' }));
+      await expect(boots().fixBootSet('2', digest, changing, { profile: 'p', generation: DIGEST('b') })).rejects.toMatchObject({ code: 'BUG' });
+    });
+
     it('fixes none for a boot that has ended and knows when there is no such boot', async () => {
       await boots().start(newBoot('1'));
       await boots().end('1', 'failed', NOW + 1, 'why');
@@ -322,7 +331,7 @@ export function bootStoreSuite(open: OpenStores): void {
       await boots().end('1', 'ready', NOW + 2);
       expect(await boots().get('1')).toMatchObject({ state: 'failed', endedAt: NOW + 1, why: 'step 30-k0s: no disk' });
       expect(await boots().open('n1')).toBeUndefined();
-      expect(await boots().history('n1')).toEqual({ failedInRow: 1, lastFailedAt: NOW + 1 });
+      expect(await boots().history('n1')).toEqual({ failedInRow: 1, lastFailedAt: NOW + 1, lastFailure: { why: 'step 30-k0s: no disk' } });
     });
 
     it('counts failures in a row, also of boots that a new one ended after their kernel, and ready starts again at none', async () => {
@@ -334,7 +343,7 @@ export function bootStoreSuite(open: OpenStores): void {
       await boots().start(newBoot('2', { startedAt: NOW + 10 }));
       expect(await boots().get('1')).toMatchObject({ state: 'failed', endedAt: NOW + 10, why: 'the machine started over: boot 2' });
       await boots().end('2', 'failed', NOW + 20);
-      expect(await boots().history('n1')).toEqual({ failedInRow: 2, lastFailedAt: NOW + 20 });
+      expect(await boots().history('n1')).toEqual({ failedInRow: 2, lastFailedAt: NOW + 20, lastFailure: { bootSet: digest } });
       await boots().start(newBoot('3', { startedAt: NOW + 30 }));
       await fix('3');
       await boots().end('3', 'ready', NOW + 40);
@@ -356,7 +365,56 @@ export function bootStoreSuite(open: OpenStores): void {
       await boots().enrol('4', 'hash', NOW + 2);
       await boots().start(newBoot('5', { startedAt: NOW + 3 }));
       expect(await boots().get('4')).toMatchObject({ state: 'failed' });
-      expect(await boots().history('n1')).toEqual({ failedInRow: 1, lastFailedAt: NOW + 3 });
+      expect(await boots().history('n1')).toEqual({ failedInRow: 1, lastFailedAt: NOW + 3, lastFailure: { why: 'the machine started over: boot 5' } });
+    });
+
+    it('says what failed last and at which stage, and counts anew when another boot set fails', async () => {
+      for (const [index, what] of ['quiet', 'quiet', 'other', 'none', 'other'].entries()) {
+        const id = String(index);
+        await boots().start(newBoot(id, { startedAt: NOW + index }));
+        if (what !== 'none') await fix(id, bootSetWith(what));
+        await boots().see(id, { name: 'root', state: 'failed', at: NOW + index });
+        await boots().see(id, { name: 'failed', state: 'failed', at: NOW + index });
+        await boots().end(id, 'failed', NOW + index, `reason ${id}`);
+        const bootSet = digestOfValue(bootSetWith(index < 2 ? 'quiet' : 'other'));
+        expect(await boots().history('n1')).toEqual({ failedInRow: [1, 2, 1, 2, 3][index], lastFailedAt: NOW + index, lastFailure: { bootSet, stage: 'root', why: `reason ${id}` } });
+      }
+    });
+
+    it('notes a hold once, until the node is released, gets ready or fails with another boot set', async () => {
+      const fail = async (id: string, what: string): Promise<void> => {
+        await boots().start(newBoot(id));
+        await fix(id, bootSetWith(what));
+        await boots().end(id, 'failed', NOW);
+      };
+      expect(await boots().hold('n1', NOW)).toBe(false);
+      await fail('1', 'quiet');
+      expect([await boots().hold('n1', NOW), await boots().hold('n1', NOW + 1)]).toEqual([true, false]);
+      // Also while a boot is open, whose node is kept in memory.
+      await boots().start(newBoot('2'));
+      expect(await boots().history('n1')).toMatchObject({ failedInRow: 1, heldAt: NOW });
+      expect([...(await boots().failing(1)).keys(), ...(await boots().failing(2)).keys()]).toEqual(['n1']);
+      await boots().release('n1');
+      expect(await boots().history('n1')).toEqual({ failedInRow: 0 });
+      await fail('3', 'quiet');
+      expect(await boots().hold('n1', NOW)).toBe(true);
+      await fail('4', 'other');
+      expect((await boots().history('n1')).heldAt).toBeUndefined();
+      expect(await boots().hold('n1', NOW)).toBe(true);
+      await boots().start(newBoot('5'));
+      await boots().end('5', 'ready', NOW);
+      expect(await boots().history('n1')).toEqual({ failedInRow: 0 });
+    });
+
+    it('keeps what was said of the next start, and changes it with the end of a boot that says so', async () => {
+      await boots().say('n1', 'boot-once', NOW);
+      await boots().start(newBoot('1'));
+      expect(await boots().history('n1')).toEqual({ failedInRow: 0, next: 'boot-once', nextAt: NOW });
+      await boots().end('1', 'ready', NOW + 5, undefined, 'local');
+      expect(await boots().history('n1')).toEqual({ failedInRow: 0, next: 'local', nextAt: NOW + 5 });
+      await boots().end('1', 'ready', NOW + 6, undefined, 'netboot');
+      await boots().release('n1');
+      expect((await boots().history('n1')).next).toBe('local');
     });
 
     it('keeps the last good boot set apart from the running one', async () => {

@@ -120,7 +120,7 @@ function committed(): Seen {
       openAt: of(IPS, (ip) => boot(rows.find((row) => row.ip === ip && row.state === 'open'))),
       history: of(NODES, (node) => {
         const [row] = all<Record<string, unknown>>('SELECT * FROM node_systems WHERE node = ?', node);
-        return without({ failedInRow: row?.failed_in_row ?? 0, lastFailedAt: row?.last_failed_at, running: row?.running, lastGood: row?.last_good });
+        return without({ failedInRow: row?.failed_in_row ?? 0, lastFailedAt: row?.last_failed_at, running: row?.running, lastGood: row?.last_good, heldAt: row?.held_at, next: row?.next, nextAt: row?.next_at, lastFailure: row && (row.failed_boot_set ?? row.failed_stage ?? row.failed_why) !== null ? without({ bootSet: row.failed_boot_set, stage: row.failed_stage, why: row.failed_why }) : null });
       }),
       bootSets: SETS.map((set) => (all('SELECT 1 FROM boot_sets WHERE digest = ?', digestOfValue(set)).length === 0 ? undefined : set)),
     };

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import fc from 'fast-check';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import { FAILURES_BEFORE_HOLD } from '../../src/boot/decide.ts';
+import { FAILURES_BEFORE_HOLD } from '../../src/boot/hold.ts';
 import type { BlobRef } from '../../src/boot/profile.ts';
 import { readTftpName, tftpPath } from '../../src/boot/urls.ts';
 import type { Serve } from '../../src/boot/request.ts';
@@ -204,7 +204,7 @@ describe('requests that are forged, and never acknowledged,', () => {
     }
     expect(await world.boots.history('n1')).toMatchObject({ failedInRow: FAILURES_BEFORE_HOLD });
     await world.boot('n1');
-    expect(told(await world.open(`${MACS.n1}/kernel`, n1))).toMatch(/^error 0: not now: \d boots failed in a row$/);
+    expect(told(await world.open(`${MACS.n1}/kernel`, n1))).toMatch(/^error 0: not now: \d boots failed in a row, the last at kernel: the machine started over: boot \w+$/);
   });
 });
 

@@ -4,6 +4,7 @@ import { createPoll } from '../net/epoll.ts';
 import { libc } from '../net/libc.ts';
 import { openPour, type Pour } from '../net/pour.ts';
 import { listenToBell } from '../threads/bell.ts';
+import { NICE_OF_PUMPS, stepBack } from '../threads/nice.ts';
 import { createQueue, type Queue } from '../threads/queue.ts';
 import type { FromPump, Piece, PumpData, ToPump } from './pump-messages.ts';
 
@@ -26,12 +27,14 @@ interface Stream {
   queued: boolean;
 }
 
-/** One stream sends so much, and then others have their turn: what a pipe holds is what one call of the kernel moves. */
+/**
+ * One stream sends so much, and then others have their turn: what a pipe holds is what one call of the kernel moves. It holds pages, so a piece ends with one: where a
+ * socket was full lies in the middle of a page, and else each turn would be a second call for some bytes.
+ */
 const TURN_BYTES = 1024 * 1024;
+const PAGE = 4096;
 /** After so long the thread's own event loop has its turn, which ends the thread when it is told to. */
 const TURN_MS = 100;
-/** DHCP's answers, TFTP and the decisions are not to wait for downloads where all of them share too few cores. */
-const NICE = 5;
 const BELL = 0xffff_ffff;
 
 function pump({ epoll, rope }: PumpData): void {
@@ -40,7 +43,7 @@ function pump({ epoll, rope }: PumpData): void {
   const c = libc();
   const pour: Pour | undefined = openPour();
   if (!c || !pour) return say({ kind: 'ready', pours: false });
-  c.setpriority(0, 0, NICE);
+  stepBack(NICE_OF_PUMPS);
   const poll = createPoll(c, epoll);
   const bell = listenToBell(c, rope);
   poll.add(bell.fd, BELL);
@@ -59,10 +62,10 @@ function pump({ epoll, rope }: PumpData): void {
   /** One turn: until the socket is full, the runs are out or others have waited long enough. */
   function send(stream: Stream): void {
     stream.queued = false;
-    for (let turn = 0; turn < TURN_BYTES && stream.run && streams.has(stream.id); ) {
+    for (let turn = 0; turn <= TURN_BYTES - PAGE && stream.run && streams.has(stream.id); ) {
       const { run } = stream;
       const { address, length } = run.pieces[run.at]!;
-      const left = Math.min(length - run.offset, TURN_BYTES - turn);
+      const left = Math.min(length - run.offset, TURN_BYTES - turn - ((address + run.offset) % PAGE));
       const isLast = run.at === run.pieces.length - 1 && run.offset + left === length;
       const taken = pour!(stream.fd, address + run.offset, left, run.more || !isLast);
       run.sent += taken;

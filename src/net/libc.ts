@@ -33,8 +33,6 @@ export interface Libc {
   epoll_create1(flags: number): number;
   epoll_ctl(epoll: number, operation: number, fd: number, event: Uint8Array | null): number;
   epoll_wait(epoll: number, events: Uint8Array, most: number, timeoutMs: number): number;
-  /** `which` 0 and `who` 0: the calling thread. */
-  setpriority(which: number, who: number, nice: number): number;
   /** `status` null: nobody wants to know. 0: it has not ended. */
   waitpid(pid: number, status: null, options: number): number;
   /** `ends` gets two int32: where to read, where to write. */
@@ -103,7 +101,6 @@ function load(): Libc | undefined {
       epoll_create1: call('epoll_create1', 'int epoll_create1(int)'),
       epoll_ctl: call('epoll_ctl', 'int epoll_ctl(int, int, int, const void *)'),
       epoll_wait: call('epoll_wait', 'int epoll_wait(int, void *, int, int)'),
-      setpriority: call('setpriority', 'int setpriority(int, unsigned int, int)'),
       waitpid: call('waitpid', 'int waitpid(int, void *, int)'),
       pipe2: call('pipe2', 'int pipe2(void *, int)'),
       // What these move fits 32 bits: the pipe has 1 MiB.

@@ -6,3 +6,5 @@ ALTER TABLE node_systems ADD COLUMN failed_boot_set TEXT;
 ALTER TABLE node_systems ADD COLUMN failed_stage TEXT;
 ALTER TABLE node_systems ADD COLUMN failed_why TEXT;
 ALTER TABLE node_systems ADD COLUMN held_at INTEGER;
+-- Failures that were counted before mean less: forged DISCOVERs counted, too, and to be held was a pause of a minute.
+UPDATE node_systems SET failed_in_row = 0, last_failed_at = NULL;

@@ -121,8 +121,11 @@ export function createBooter(parts: BooterParts): Booter {
     if (pending) return pending;
     const open = await boots.open(node.name);
     const verdict = correlate(open, request, now());
-    // A machine that goes to its own disk boots nothing of ours.
-    if (verdict === 'start' && (generation.profiles[node.profile]?.bootSet === undefined || nextOf(node, await boots.history(node.name)) === 'local')) return undefined;
+    // A machine that goes to its own disk boots nothing of ours; what it was booting before is over.
+    if (verdict === 'start' && (generation.profiles[node.profile]?.bootSet === undefined || nextOf(node, await boots.history(node.name)) === 'local')) {
+      if (open) await boots.end(open.id, 'unfinished', now(), 'the machine started over, to boot from its own disk').catch((error: unknown) => unwritten(error, node.name));
+      return undefined;
+    }
     if (verdict !== 'start') return verdict === 'continue' ? open : undefined;
     const racing = starting.get(node.name);
     if (racing) return racing;

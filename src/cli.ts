@@ -119,7 +119,7 @@ function program(): Command {
     .command('init')
     .argument('<kind>', 'secure-boot')
     .description('make PK, KEK and db for Secure Boot, with the files to enrol them; never overwrites')
-    .option('--dir <dir>', "an empty or new directory (default: secure-boot in the settings' state directory)")
+    .option('--dir <dir>', 'an empty or new directory (default: secure-boot, here)')
     .action(async (kind: string, options: { dir?: string }) => {
       if (kind !== 'secure-boot') throw new AppError('USAGE', `${kind}: there are no such keys`, 'rackseed keys init secure-boot');
       print(await (await import('./commands/keys.ts')).keysInit({ ...globals(), ...options }));

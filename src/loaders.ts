@@ -1,6 +1,6 @@
 // The loader programs that we hand out, read into memory once at start: a request never waits for a disk, and names no file.
 import { constants } from 'node:fs';
-import { lstat, open, readdir, readlink } from 'node:fs/promises';
+import { lstat, open, readdir, readlink, realpath } from 'node:fs/promises';
 import { dirname, join, resolve } from 'node:path';
 import { LOADER_FILE, LOADER_TABLE, loaderVersion, runsOn, type LoaderProgram } from './boot/loader.ts';
 import { digestOfBytes, type Digest } from './digest.ts';
@@ -92,7 +92,11 @@ function unpackedRoot(dir: string): string | undefined {
 
 /** Debian 12's ipxe.efi is a link to /boot/ipxe.efi: of an unpacked package that is its own file and never the system's, whatever version that has. */
 async function inRoot(file: string, root: string, links = MOST_LINKS): Promise<string> {
-  if (!(await lstat(file)).isSymbolicLink()) return file;
+  if (!(await lstat(file)).isSymbolicLink()) {
+    // By `..`, or a directory that is a link.
+    if (!(await realpath(file)).startsWith(`${await realpath(root)}/`)) throw new Error(`a link leads out of ${root}`);
+    return file;
+  }
   if (links === 0) throw new Error('too many symbolic links');
   const to = await readlink(file);
   return inRoot(to.startsWith('/') ? join(root, to) : join(dirname(file), to), root, links - 1);

@@ -1,11 +1,14 @@
 // `rackseed keys init secure-boot`: the operator's own Secure Boot keys, and how they get into a machine.
-import { join, resolve } from 'node:path';
+import { resolve } from 'node:path';
 import { readSettings } from '../config/settings.ts';
+import { AppError } from '../errors.ts';
 import { makeSecureBootKeys } from '../images/signing.ts';
 
-/** Below the settings' state directory, unless `dir` names another place. */
+/** `dir`: default `secure-boot` here. Not below the state directory, all of which the daemon's user owns: whoever broke into the daemon would own the keys. */
 export async function keysInit(options: { readonly config?: string; readonly dir?: string }): Promise<string> {
-  const dir = options.dir === undefined ? join(readSettings(options.config).stateDir, 'secure-boot') : resolve(options.dir);
+  const dir = resolve(options.dir ?? 'secure-boot');
+  const { stateDir } = readSettings(options.config);
+  if (`${dir}/`.startsWith(`${resolve(stateDir)}/`)) throw new AppError('USAGE', `${dir} is in the state directory, which the daemon owns; the daemon needs no key`, 'name another directory: --dir /root/secure-boot');
   await makeSecureBootKeys(dir);
   return `${dir}: PK, KEK and db, for ten years
 

@@ -1,7 +1,7 @@
 // Secure Boot with the operator's own keys: PK, KEK and db made and laid out for enrolment, and EFI programs signed with db's.
 import { execFile } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
-import { chmodSync, existsSync, mkdirSync, readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, existsSync, lstatSync, mkdirSync, readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { AppError } from '../errors.ts';
 
@@ -18,7 +18,9 @@ const YEARS = 10;
  * longer. The directory is 0700, files are 0600. It is there whole or not at all, and one that has anything in it is left alone (USAGE).
  */
 export async function makeSecureBootKeys(dir: string): Promise<void> {
-  if (existsSync(dir) && readdirSync(dir).length > 0) throw new AppError('USAGE', `${dir} is not empty`, 'keys are never overwritten: name another directory with --dir');
+  const there = lstatSync(dir, { throwIfNoEntry: false });
+  if (there && !there.isDirectory()) throw new AppError('USAGE', `${dir} is no directory`, 'name a new or empty one with --dir');
+  if (there && readdirSync(dir).length > 0) throw new AppError('USAGE', `${dir} is not empty`, 'keys are never overwritten: name another directory with --dir');
   mkdirSync(dirname(dir), { recursive: true });
   const temp = `${dir}.${process.pid}.new`;
   // Not readable by others for a moment either, whatever the umask.

@@ -2,9 +2,10 @@
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { runsOn } from '../boot/loader.ts';
+import { digestOfBytes, type Digest } from '../digest.ts';
 import { AppError, lineOf } from '../errors.ts';
 import { createBlobStore } from '../store/blobs.ts';
-import { createImageStore, type ImageManifest, type ImageRefQuery, type UkiRef } from './manifest.ts';
+import { createImageStore, imageDigest, type ImageManifest, type ImageRefQuery, type UkiRef } from './manifest.ts';
 import { withSections } from './pe.ts';
 import { signEfi } from './signing.ts';
 
@@ -38,12 +39,18 @@ export async function makeUki(options: UkiOptions): Promise<{ readonly manifest:
   if (!image) throw new AppError('IMAGE_UNKNOWN', `there is no image ${name}`, `build it: rackseed image build ${name}`);
   if (!/^[\x20-\x7e]{0,2000}$/.test(cmdline)) throw new AppError('USAGE', '--cmdline: printable ASCII, at most 2000 characters', 'kernel arguments with spaces between them');
   const stub = readStub(options.stub ?? STUBS[image.arch], image.arch);
-  const read = (what: string, digest: ImageManifest['kernel']['digest']): Buffer => {
+  const again = `build it again: rackseed image build ${name} --force`;
+  if (imageDigest(image) !== image.digest) throw new AppError('IMAGE_BUILD_FAILED', `the manifest of image ${name} is not that of ${image.digest}`, again);
+  // The daemon's user can write to the store: what is signed here must be what was built.
+  const read = (what: string, digest: Digest): Buffer => {
+    let bytes: Buffer;
     try {
-      return readFileSync(blobs.path(digest));
+      bytes = readFileSync(blobs.path(digest));
     } catch (error) {
-      throw new AppError('IMAGE_BUILD_FAILED', `the ${what} of image ${name} cannot be read: ${lineOf(error)}`, `build it again: rackseed image build ${name} --force`, error);
+      throw new AppError('IMAGE_BUILD_FAILED', `the ${what} of image ${name} cannot be read: ${lineOf(error)}`, again, error);
     }
+    if (digestOfBytes(bytes) !== digest) throw new AppError('IMAGE_BUILD_FAILED', `the ${what} of image ${name} is not what was built: ${blobs.path(digest)} has another digest`, again);
+    return bytes;
   };
   const parts: UkiParts = { cmdline, kernelVersion: image.kernel.version, kernel: read('kernel', image.kernel.digest), initrds: image.initrds.map((initrd) => read('initrd', initrd.digest)) };
   const dir = mkdtempSync(join(stateDir, 'uki-'));

@@ -68,7 +68,7 @@ export interface BootStore {
    * Ends an open boot; a boot that has ended already is left as it is. `ready` sets the node's running and last good boot sets. `next`: what is said of the node's
    * next start, in the same transaction.
    */
-  end(id: string, state: 'ready' | 'failed', at: number, why?: string, next?: Next): Promise<void>;
+  end(id: string, state: 'ready' | 'failed' | 'unfinished', at: number, why?: string, next?: Next): Promise<void>;
   history(node: string): Promise<NodeHistory>;
   /** What the node does when it starts next, until something else is said. */
   say(node: string, next: Next, at: number): Promise<void>;

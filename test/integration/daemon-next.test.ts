@@ -99,6 +99,18 @@ describe('boot-once', () => {
     expect((await boot(machine('yaml'))).report).toBeDefined();
   });
 
+  it('and a machine that is sent to its disk in the middle of a boot goes there: that boot is over, and no failure', async () => {
+    const one = machine('once');
+    await say('once', 'netboot');
+    await boot(one);
+    await say('once', 'local');
+    const ack = await one.dora('rom');
+    expect([ack.yiaddr, ack.file, bootFileOf(ack)]).toEqual(['127.0.0.11', '', '']);
+    expect(await script(one)).toContain('RS-LOCAL: once boots from its disk');
+    const { boots } = await world.api<{ boots: { state: string; why?: string }[] }>('/api/boots?node=once&limit=1');
+    expect(boots[0]).toMatchObject({ state: 'unfinished', why: 'the machine started over, to boot from its own disk' });
+  });
+
   it('is refused when it is no such word, by API and command line', async () => {
     expect(await world.apiStatus('/api/nodes/once/next', 'POST', { next: 'twice' })).toMatchObject({ status: 422, body: { code: 'REQUEST_INVALID', message: 'next: must be netboot, boot-once, local' } });
     await expect(cli('node', 'next', 'once', 'twice')).rejects.toMatchObject({ code: 64 });

@@ -4,6 +4,7 @@ import { copyFileSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, it, vi } from 'vitest';
+import { keysInit } from '../../src/commands/keys.ts';
 import { peSections } from '../../src/images/pe.ts';
 import { makeSecureBootKeys, signEfi, verifyEfi } from '../../src/images/signing.ts';
 import { ukiBytes } from '../../src/images/uki.ts';
@@ -36,6 +37,10 @@ it('keys that are there are never overwritten, and a directory that cannot be fi
   const before = readFileSync(join(keys, 'PK.key'));
   await expect(makeSecureBootKeys(keys)).rejects.toMatchObject({ code: 'USAGE', message: `${keys} is not empty` });
   expect(readFileSync(join(keys, 'PK.key'))).toEqual(before);
+  await expect(makeSecureBootKeys(join(keys, 'PK.key'))).rejects.toMatchObject({ code: 'USAGE', message: `${join(keys, 'PK.key')} is no directory` });
+  // The daemon's user owns all of the state directory.
+  writeFileSync(join(dir, 'rackseed.yaml'), `stateDir: ${dir}/state\n`);
+  await expect(keysInit({ config: join(dir, 'rackseed.yaml'), dir: join(dir, 'state/secure-boot') })).rejects.toMatchObject({ code: 'USAGE', message: expect.stringContaining('is in the state directory') as string });
 });
 
 it('a signed UKI verifies, also as objdump reads it; one changed byte or another key does not', async () => {

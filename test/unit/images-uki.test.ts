@@ -1,5 +1,5 @@
 // A UKI: sections of a PE file that firmware can map, equal bytes for equal inputs, recorded with its image and kept across rebuilds.
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
@@ -118,6 +118,21 @@ describe('image uki', () => {
   ])('%j is refused with %s, and nothing is recorded', async (more, code, message) => {
     await expect(make(more)).rejects.toMatchObject({ code, message: expect.stringContaining(message) });
     expect((await createImageStore(stateDir).get('small'))?.uki).toBeUndefined();
+  });
+
+  it.each(['kernel', 'initrd'] as const)('a %s that is not what was built is not taken, so that nothing else gets a signature', async (what) => {
+    const { digest } = what === 'kernel' ? image.kernel : image.initrds[0]!;
+    const path = createBlobStore(stateDir).path(digest);
+    chmodSync(path, 0o644);
+    writeFileSync(path, 'evil!!');
+    await expect(make()).rejects.toMatchObject({ code: 'IMAGE_BUILD_FAILED', message: `the ${what} of image small is not what was built: ${path} has another digest` });
+    expect((await createImageStore(stateDir).get('small'))?.uki).toBeUndefined();
+  });
+
+  it('nor is a manifest that names other files than its digest says', async () => {
+    const path = join(stateDir, 'images/small', `${image.digest.slice('sha256:'.length)}.json`);
+    writeFileSync(path, JSON.stringify({ ...image, kernel: { ...image.kernel, digest: image.squashfs.digest } }));
+    await expect(make()).rejects.toMatchObject({ code: 'IMAGE_BUILD_FAILED', message: `the manifest of image small is not that of ${image.digest}` });
   });
 
   it('a stub for another processor is refused', async () => {

@@ -73,6 +73,16 @@ describe('an unpacked package', () => {
     expect((await loadLoaders(loaders)).names).toEqual(['undionly.kpxe']);
   });
 
+  test('a relative link that leads out is told, and a directory that does', async () => {
+    const loaders = unpacked();
+    symlinkSync('../../../../../../../../../../etc/hostname', join(loaders, 'ipxe.efi'));
+    await expect(loadLoaders(loaders)).rejects.toMatchObject({ code: 'LOADER_MISSING', message: expect.stringContaining(`a link leads out of ${dir}`) as string });
+    rmSync(join(loaders, 'ipxe.efi'));
+    symlinkSync('/etc', join(dir, 'outside'));
+    symlinkSync('/outside/hostname', join(loaders, 'snponly.efi'));
+    await expect(loadLoaders(loaders)).rejects.toMatchObject({ code: 'LOADER_MISSING', message: expect.stringContaining(`a link leads out of ${dir}`) as string });
+  });
+
   test('links in a circle are told', async () => {
     const loaders = unpacked();
     symlinkSync('ipxe.efi', join(loaders, 'ipxe.efi'));

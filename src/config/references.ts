@@ -41,8 +41,10 @@ export async function resolveReferences(yaml: YamlFile, resolver: Resolver): Pro
     if (found) artifacts[name] = found;
   }
   const postBoot = await asked(['postBoot'], () => resolvePostBoot(yaml, resolver, fault));
-  await asked(['loader'], () => checkLoaders(yaml, resolver, fault, image));
-  return { references: { ...(image ? { image } : {}), ...(postBoot ? { postBoot } : {}), artifacts }, faults };
+  const wishes = loaderWishes(yaml);
+  await asked(['loader'], () => checkLoaders(wishes, resolver, fault, image));
+  const booted = image && wishes.some(([, wish]) => wish === UKI_LOADER) ? image : withoutUki(image);
+  return { references: { ...(booted ? { image: booted } : {}), ...(postBoot ? { postBoot } : {}), artifacts }, faults };
 }
 
 type Complain = (path: Path, message: string, hint?: string, key?: boolean) => undefined;
@@ -83,10 +85,23 @@ async function resolvePostBoot(yaml: YamlFile, resolver: Resolver, fault: Compla
   return fault(['postBoot', 'steps'], `repository ${repo} has no steps in ${steps} at ${ref}`, meant(steps, await resolver.stepDirs(repo, commit)));
 }
 
-/** The profile's loader and each node's: a file that the set does not have, or a UKI that the image does not have, is told where it stands, before any machine asks for it. */
-async function checkLoaders(yaml: YamlFile, resolver: Resolver, fault: Complain, image: ImageRef | undefined): Promise<undefined> {
+/** What nobody of a profile boots is no part of its boot set: each signature makes another UKI. */
+function withoutUki(image: ImageRef | undefined): ImageRef | undefined {
+  if (!image?.uki) return image;
+  const { uki: _, ...rest } = image;
+  return rest;
+}
+
+type Wish = readonly [Path, unknown];
+
+/** The profile's loader and each node's. */
+function loaderWishes(yaml: YamlFile): readonly Wish[] {
   const nodes = entriesOf(member(yaml.value, 'nodes'));
-  const wishes: (readonly [Path, unknown])[] = [[['loader'], member(yaml.value, 'loader')], ...nodes.map(([name, node]) => [['nodes', name, 'loader'], member(node, 'loader')] as const)];
+  return [[['loader'], member(yaml.value, 'loader')], ...nodes.map(([name, node]): Wish => [['nodes', name, 'loader'], member(node, 'loader')])];
+}
+
+/** A file that the set does not have, or a UKI that the image does not have, is told where it stands, before any machine asks for it. */
+async function checkLoaders(wishes: readonly Wish[], resolver: Resolver, fault: Complain, image: ImageRef | undefined): Promise<undefined> {
   const files = wishes.filter((wish): wish is readonly [Path, string] => typeof wish[1] === 'string' && LOADER_FILE.test(wish[1]));
   for (const [path, wish] of wishes) if (wish === UKI_LOADER && image && !image.uki) fault(path, `image ${image.name} has no UKI`, `make it: rackseed image uki ${image.name}`);
   if (files.length === 0) return;

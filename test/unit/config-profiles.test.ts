@@ -62,6 +62,12 @@ describe('good profiles', () => {
     const { nodes, profiles, bootSets } = await generationOf(one('image: debian-k0s\nloader: uki\nnodes:\n  n1: { macs: [52:54:00:12:34:56] }\n'), { ...knownResolver, image: async () => ({ ...IMAGE, uki }) });
     expect(nodes['n1']!.loader).toBe('uki');
     expect(bootSets[profiles['a']!.bootSet!]!.image.uki).toEqual(uki);
+    // By one of its nodes it is wanted as well; where nobody wants it, it changes nothing.
+    const text = 'image: debian-k0s\nnodes:\n  n1: { macs: [52:54:00:12:34:56] }\n';
+    const withUki = { ...knownResolver, image: async () => ({ ...IMAGE, uki }) };
+    const ofNode = await generationOf(one(text.replace(' }', ', loader: uki }')), withUki);
+    expect(Object.values(ofNode.bootSets).map(({ image }) => image.uki)).toEqual([uki]);
+    expect((await generationOf(one(text), withUki)).id).toBe((await generationOf(one(text), { ...knownResolver, image: async () => IMAGE })).id);
   });
 
   test("a node's loader comes before its profile's, auto is none, and a file of the set may be named", async () => {

@@ -74,7 +74,7 @@ export async function startFront(parts: FrontParts): Promise<Front> {
   const listeners = openListeners(parts);
   const counters = Array.from({ length: count }, () => createCounters());
   const children = counters.map(() => createChildren());
-  const files = counters.map(() => createNoted(LIMITS.connections));
+  const files = counters.map(() => createNoted(2 * LIMITS.connections));
   const workers: (Worker | undefined)[] = new Array<undefined>(count).fill(undefined);
   const write = lineWriter(log);
   const aborter = new AbortController();
@@ -263,8 +263,8 @@ function inOrder(booter: Booter): Booter {
   };
 }
 
-/** Half of the file numbers that the process may have is for the rest of it: 4,096 connections a thread, or fewer. */
+/** Half of the file numbers that the process may have is for the rest of it, and a connection that gets something large has two: 4,096 connections a thread, or fewer. */
 function mostConnections(threads: number): number {
   const limit = Number(/^Max open files\s+(\d+)/m.exec(readFileSync('/proc/self/limits', 'utf8'))?.[1] ?? Infinity);
-  return Math.min(LIMITS.connections, Math.floor(limit / 2 / threads));
+  return Math.min(LIMITS.connections, Math.floor(limit / 4 / threads));
 }

@@ -25,6 +25,8 @@ interface Stream {
   /** The socket was not full when it was last asked. */
   room: boolean;
   queued: boolean;
+  /** Its socket takes nothing any more. */
+  isOver: boolean;
 }
 
 /**
@@ -77,6 +79,7 @@ function pump({ epoll, rope }: PumpData): void {
         stream.run = stream.runs.size() > 0 ? stream.runs.take() : undefined;
       }
       if (taken < left) {
+        if (pour!.isOver) return fail(stream);
         stream.room = false;
         return;
       }
@@ -86,12 +89,18 @@ function pump({ epoll, rope }: PumpData): void {
 
   const over = ({ id }: Stream, run: Run): void => say({ kind: 'sent', id, bytes: run.sent });
 
-  function close(stream: Stream): void {
-    streams.delete(stream.id);
-    poll.remove(stream.fd);
+  /** Answers all its runs, short, so that whoever gave them knows; it stays until it is closed. */
+  function fail(stream: Stream): void {
+    stream.isOver = true;
     if (stream.run) over(stream, stream.run);
     while (stream.runs.size() > 0) over(stream, stream.runs.take());
     stream.run = undefined;
+  }
+
+  function close(stream: Stream): void {
+    streams.delete(stream.id);
+    poll.remove(stream.fd);
+    fail(stream);
     say({ kind: 'closed', id: stream.id });
   }
 
@@ -126,7 +135,7 @@ function pump({ epoll, rope }: PumpData): void {
     }
     if (message.kind === 'open') {
       const { id, fd } = message;
-      streams.set(id, { id, fd, runs: createQueue(), room: false, queued: false });
+      streams.set(id, { id, fd, runs: createQueue(), room: false, queued: false, isOver: false });
       poll.addForRoom(fd, id);
       if (!turning) setImmediate(turn);
       turning = true;
@@ -136,7 +145,8 @@ function pump({ epoll, rope }: PumpData): void {
     if (!stream) return;
     if (message.kind === 'close') return close(stream);
     stream.runs.put({ pieces: message.pieces, more: message.more, at: 0, offset: 0, sent: 0 });
-    enqueue(stream);
+    if (stream.isOver) fail(stream);
+    else enqueue(stream);
   }
 
   port.on('message', take);

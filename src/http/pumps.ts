@@ -29,7 +29,7 @@ export interface Stream {
    * thread has ended, or `close` was called. `more`: another run comes.
    */
   send(pieces: readonly Piece[], more: boolean): Promise<number>;
-  /** Exactly once. What is still to be sent is not; the runs settle. Node may write then once it resolves. */
+  /** At least once. What is still to be sent is not; the runs settle. Node may write then once it resolves. */
   close(): Promise<void>;
 }
 
@@ -156,10 +156,7 @@ function startPump(c: Libc, { onSent, noteFile, leave }: Required<Pick<PumpsPart
     worker.once('exit', (code) => {
       onDeath(why ?? new Error(`exit code ${code}`));
       for (const close of closers) close();
-      for (const { waiting, closed } of streams.values()) {
-        for (const run of waiting) run.resolve(0);
-        closed();
-      }
+      for (const { closed } of [...streams.values()]) closed();
       resolve();
     });
   });
@@ -184,10 +181,13 @@ function startPump(c: Libc, { onSent, noteFile, leave }: Required<Pick<PumpsPart
       const release = owned(fd);
       cork(fd, true);
       const closed = new Promise<void>((resolve) => {
+        const waiting: Kept['waiting'] = [];
         streams.set(id, {
-          waiting: [],
+          waiting,
           closed() {
             streams.delete(id);
+            // A run that crossed with the closing, or that a dead thread had: nobody else answers it.
+            for (const run of waiting) run.resolve(0);
             leave(pump);
             cork(fd, false);
             release();

@@ -5,13 +5,15 @@ import { must } from './socket-calls.ts';
 
 export interface Pour {
   /**
-   * How many of the `length` bytes at `address` the non-blocking socket took: 0 when it is full, or gone, which its owner is told of by other ways.
+   * How many of the `length` bytes at `address` the non-blocking socket took: fewer when it is full, or when it will never take more (`isOver` until the next call).
    * They must stay as they are until the peer has them. `more`: there is more to come at once.
    */
   (socket: number, address: number, length: number, more: boolean): number;
+  isOver: boolean;
 }
 
-// <linux/splice.h>, <linux/fcntl.h>
+// <linux/splice.h>, <linux/fcntl.h>, <asm-generic/fcntl.h>
+const O_CLOEXEC = 0o2000000;
 const SPLICE_F_NONBLOCK = 2;
 const SPLICE_F_MORE = 4;
 const F_SETPIPE_SZ = 1031;
@@ -23,16 +25,17 @@ export function openPour(): Pour | undefined {
   const c = libc();
   if (!c) return undefined;
   const ends = Buffer.alloc(8);
-  if (c.pipe2(ends, 0) < 0) return undefined;
-  // Opened once more by Node, which closes what a thread has open when the thread ends.
-  const [from, to] = ([constants.O_RDONLY, constants.O_WRONLY] as const).map((how, end) => {
-    const fd = ends.readInt32LE(4 * end);
-    try {
-      return openSync(`/proc/self/fd/${fd}`, how | constants.O_NONBLOCK);
-    } finally {
-      c.close(fd);
-    }
-  }) as [number, number];
+  if (c.pipe2(ends, O_CLOEXEC) < 0) return undefined;
+  const raw = [ends.readInt32LE(0), ends.readInt32LE(4)] as const;
+  let from: number;
+  let to: number;
+  try {
+    // Opened once more by Node, which closes what a thread has open when the thread ends.
+    from = openSync(`/proc/self/fd/${raw[0]}`, constants.O_RDONLY | constants.O_NONBLOCK);
+    to = openSync(`/proc/self/fd/${raw[1]}`, constants.O_WRONLY | constants.O_NONBLOCK);
+  } finally {
+    for (const fd of raw) c.close(fd);
+  }
   const nowhere = openSync('/dev/null', 'w');
   c.fcntl(to, F_SETPIPE_SZ, 'int', PIPE_BYTES);
   // struct iovec
@@ -48,12 +51,15 @@ export function openPour(): Pour | undefined {
   // Not allowed, or not known.
   if (lend(Number(c.addressOf(ends)), 1) !== 1) return undefined;
   drop(1);
-  return (socket, address, length, more) => {
+  const pour = (socket: number, address: number, length: number, more: boolean): number => {
+    poured.isOver = false;
     for (let done = 0; ; ) {
       const lent = must(c, lend(address + done, length - done), 'vmsplice');
       for (let left = lent; left > 0; ) {
         const taken = c.splice(from, null, socket, null, left, SPLICE_F_NONBLOCK | (more || done + left < length ? SPLICE_F_MORE : 0));
         if (taken <= 0) {
+          // Reset by the peer, or no memory for it, of which no event would tell: Node may have stopped to listen to the socket.
+          poured.isOver = taken === 0 || c.failure() !== 'EAGAIN';
           // Nobody's: the pipe is for the next one.
           drop(left);
           return done;
@@ -64,4 +70,6 @@ export function openPour(): Pour | undefined {
       if (done === length) return done;
     }
   };
+  const poured: Pour = Object.assign(pour, { isOver: false });
+  return poured;
 }

@@ -128,6 +128,29 @@ describe.skipIf(plainSockets())('a pump', () => {
     expect((await whole).equals(Buffer.concat([content.subarray(0, taken), Buffer.from('end')]))).toBe(true);
   });
 
+  it('answers a run that crosses with the closing', async () => {
+    const { ours } = await connect();
+    const stream = (await pumps.open(ours))!;
+    const closed = stream.close();
+    expect(await stream.send(piecesOf(0, SLOT), false)).toBe(0);
+    await closed;
+  });
+
+  it('tells of a connection that was reset, also when Node does not listen to it any more', async () => {
+    const { ours, peer } = await connect();
+    // As Node does it when answers to pipelined requests wait.
+    ours.pause();
+    (ours as unknown as { _handle: { readStop(): void } })._handle.readStop();
+    const stream = (await pumps.open(ours))!;
+    const first = stream.send(piecesOf(0, SLOT), true);
+    peer.resume();
+    expect(await first).toBe(SLOT);
+    peer.resetAndDestroy();
+    await once(peer, 'close');
+    expect(await Promise.all([stream.send(piecesOf(0, SLOT), true), stream.send(piecesOf(SLOT, 2 * SLOT), false)])).toEqual([0, 0]);
+    await stream.close();
+  });
+
   it('never writes to another connection that got the number of one that ended', async () => {
     const first = await connect();
     const stream = (await pumps.open(first.ours))!;

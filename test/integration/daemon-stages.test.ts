@@ -10,9 +10,9 @@ import { PROFILE, startWorld, type World } from './world.ts';
 let world: World;
 let relay: Relay;
 
-// n3 has no address and there is no pool: what it asks for is seen, and not offered.
+// n3 has no address and there is no pool: what it asks for is seen, and not offered. n4's loader makes the UKI a part of the boot set.
 const startWith = async (mode: 'full' | 'proxy'): Promise<void> => {
-  world = await startWorld({ mode, pool: null, profiles: { 'k0s-single.yaml': `${PROFILE}  n3: { macs: ["52:54:00:00:00:03"] }\n` } });
+  world = await startWorld({ mode, pool: null, profiles: { 'k0s-single.yaml': `${PROFILE}  n3: { macs: ["52:54:00:00:00:03"] }\n  n4: { macs: ["52:54:00:00:00:04"], loader: uki }\n` } });
 };
 beforeAll(async () => void (relay = await createRelay()));
 afterAll(() => relay?.close());

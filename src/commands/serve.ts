@@ -3,8 +3,11 @@ import { once } from 'node:events';
 import { readSettings } from '../config/settings.ts';
 import { startDaemon, type Daemon } from '../daemon.ts';
 import { createLog } from '../log.ts';
+import { comeForward } from '../threads/nice.ts';
 
 export async function serve(options: { readonly config?: string }): Promise<void> {
+  // While we may: the daemon becomes an ordinary user.
+  comeForward();
   const settings = readSettings(options.config);
   const log = createLog(settings.logLevel);
   // A SIGHUP while it starts has nothing to tell: the profiles are being read right now. Unhandled it would end the process.

@@ -7,7 +7,10 @@ export const BLOCK = SLOT;
 
 /** A block that stays as it is until it is given back. */
 export interface LentBlock {
+  /** A Buffer of its own for each call. */
   readonly bytes: Buffer;
+  /** Of `bytes`. */
+  readonly length: number;
   /** Where they lie in memory, for who lends them to the kernel; undefined without koffi. What was lent stays as it is after `release`, too. */
   readonly address: number | undefined;
   /** Exactly once, when the kernel has the bytes. */
@@ -21,7 +24,7 @@ export interface BlockReader {
    * bounded. Rejects as the blob's `read` does.
    */
   take(index: number): Promise<LentBlock | undefined>;
-  /** That block, and those behind it that are in memory: `most` in all, fewer while much of the cache is lent. None when `take` has none. */
+  /** That block, and those behind it that are in memory: `most` in all; while much of the cache is lent only such as are lent already. None when `take` has none. */
   takeRun(index: number, most: number): Promise<LentBlock[]>;
   /** Begins to read a block that is wanted soon. */
   ahead(index: number): void;
@@ -113,7 +116,14 @@ export function createBlockCache(bytes: number): BlockCache {
   function unuse(slot: Slot): void {
     if (--slot.users === 0) lent--;
   }
-  const blockOf = (slot: Slot): LentBlock => ({ bytes: slot.page.bytes.subarray(0, slot.length), address: slot.page.address, release: () => unuse(slot) });
+  const blockOf = (slot: Slot): LentBlock => ({
+    get bytes() {
+      return slot.page.bytes.subarray(0, slot.length);
+    },
+    length: slot.length,
+    address: slot.page.address,
+    release: () => unuse(slot),
+  });
 
   function load(blob: VerifiedBlob, index: number): Slot | undefined {
     const slot = freeSlot();
@@ -175,10 +185,11 @@ export function createBlockCache(bytes: number): BlockCache {
           const first = await take(index);
           if (!first) return [];
           const run = [first];
-          // Half of the slots are for those who come to a block that nobody has yet.
-          while (run.length < most && 2 * lent < capacity) {
+          while (run.length < most) {
             const slot = byBlock.get(keyOf(blob.digest, index + run.length));
             if (!slot || slot.loading) break;
+            // Half of the slots are for those who come to a block that nobody has yet; one that is lent is none of these.
+            if (slot.users === 0 && 2 * lent >= capacity) break;
             use(slot);
             run.push(blockOf(slot));
             reader.next = index + run.length - 1;

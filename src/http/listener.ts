@@ -96,7 +96,9 @@ export function createListeners(handler: RequestListener, counters: Counters, li
   const cut = (socket: Socket, why: Counter): void => {
     if (!ended.has(socket)) counters.add(why);
     ended.add(socket);
-    socket.destroy();
+    // What it does not take would else wait for it in the kernel, with the memory that it lies in, long after the connection is none of ours.
+    if (why === 'stalled') reset(bySocket.get(socket)?.raw ?? socket);
+    else socket.destroy();
   };
 
   /** Before HTTP or TLS see anything of it. */

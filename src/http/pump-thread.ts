@@ -4,7 +4,7 @@ import { createPoll } from '../net/epoll.ts';
 import { libc } from '../net/libc.ts';
 import { openPour, type Pour } from '../net/pour.ts';
 import { listenToBell } from '../threads/bell.ts';
-import { NICE_OF_PUMPS, stepBack } from '../threads/nice.ts';
+import { stepBack } from '../threads/nice.ts';
 import { createQueue, type Queue } from '../threads/queue.ts';
 import type { FromPump, Piece, PumpData, ToPump } from './pump-messages.ts';
 
@@ -45,7 +45,7 @@ function pump({ epoll, rope }: PumpData): void {
   const c = libc();
   const pour: Pour | undefined = openPour();
   if (!c || !pour) return say({ kind: 'ready', pours: false });
-  stepBack(NICE_OF_PUMPS);
+  stepBack();
   const poll = createPoll(c, epoll);
   const bell = listenToBell(c, rope);
   poll.add(bell.fd, BELL);
@@ -87,7 +87,14 @@ function pump({ epoll, rope }: PumpData): void {
     enqueue(stream);
   }
 
-  const over = ({ id }: Stream, run: Run): void => say({ kind: 'sent', id, bytes: run.sent });
+  function over({ id, fd }: Stream, run: Run): void {
+    if (!run.more) forget(id, fd);
+    say({ kind: 'sent', id, bytes: run.sent });
+  }
+
+  function forget(id: number, fd: number): void {
+    if (streams.delete(id)) poll.remove(fd);
+  }
 
   /** Answers all its runs, short, so that whoever gave them knows; it stays until it is closed. */
   function fail(stream: Stream): void {
@@ -97,10 +104,18 @@ function pump({ epoll, rope }: PumpData): void {
     stream.run = undefined;
   }
 
+  function open(id: number, fd: number): Stream {
+    const stream: Stream = { id, fd, runs: createQueue(), room: false, queued: false, isOver: false };
+    streams.set(id, stream);
+    poll.addForRoom(fd, id);
+    if (!turning) setImmediate(turn);
+    turning = true;
+    return stream;
+  }
+
   function close(stream: Stream): void {
-    streams.delete(stream.id);
-    poll.remove(stream.fd);
     fail(stream);
+    forget(stream.id, stream.fd);
     say({ kind: 'closed', id: stream.id });
   }
 
@@ -133,17 +148,9 @@ function pump({ epoll, rope }: PumpData): void {
       streams.clear();
       return port.close();
     }
-    if (message.kind === 'open') {
-      const { id, fd } = message;
-      streams.set(id, { id, fd, runs: createQueue(), room: false, queued: false, isOver: false });
-      poll.addForRoom(fd, id);
-      if (!turning) setImmediate(turn);
-      turning = true;
-      return;
-    }
-    const stream = streams.get(message.id);
-    if (!stream) return;
-    if (message.kind === 'close') return close(stream);
+    const known = streams.get(message.id);
+    if (message.kind === 'close') return known && close(known);
+    const stream = known ?? open(message.id, message.fd);
     stream.runs.put({ pieces: message.pieces, more: message.more, at: 0, offset: 0, sent: 0 });
     if (stream.isOver) fail(stream);
     else enqueue(stream);

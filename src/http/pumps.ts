@@ -26,7 +26,7 @@ export interface Pumps {
 export interface Stream {
   /**
    * Resolves, after the runs before it, with the bytes that the kernel took; from then on nobody reads the pieces. Fewer than there are: the connection or the
-   * thread has ended, or `close` was called. `more`: another run comes.
+   * thread has ended, or `close` was called. `more`: another run comes; without it the stream closes by itself behind this one.
    */
   send(pieces: readonly Piece[], more: boolean): Promise<number>;
   /** At least once. What is still to be sent is not; the runs settle. Node may write then once it resolves. */
@@ -119,7 +119,7 @@ export function createPumps({ log, onSent = () => undefined, threads = available
 }
 
 interface Kept {
-  readonly waiting: { resolve(bytes: number): void }[];
+  readonly waiting: { readonly more: boolean; resolve(bytes: number): void }[];
   closed(): void;
 }
 
@@ -163,10 +163,13 @@ function startPump(c: Libc, { onSent, noteFile, leave }: Required<Pick<PumpsPart
   const pours = new Promise<boolean | undefined>((resolve) => {
     worker.on('message', (message: FromPump) => {
       if (message.kind === 'ready') return resolve(message.pours);
-      const stream = streams.get(message.id)!;
-      if (message.kind === 'closed') return stream.closed();
+      // Gone when its closing crossed with the end of its last run.
+      const stream = streams.get(message.id);
+      if (message.kind === 'closed') return stream?.closed();
       onSent(message.bytes);
-      stream.waiting.shift()!.resolve(message.bytes);
+      const run = stream!.waiting.shift()!;
+      if (!run.more) stream!.closed();
+      run.resolve(message.bytes);
     });
     void ended.then(() => resolve(undefined));
   });
@@ -195,17 +198,21 @@ function startPump(c: Libc, { onSent, noteFile, leave }: Required<Pick<PumpsPart
           },
         });
       });
-      post({ kind: 'open', id, fd });
+      // Whatever came behind its end would open the stream once more.
+      let [isOpen, isEnding] = [false, false];
       return {
         send: (pieces, more) =>
           new Promise((resolve) => {
             const stream = streams.get(id);
-            if (!stream) return resolve(0);
-            stream.waiting.push({ resolve });
-            post({ kind: 'send', id, pieces, more });
+            if (!stream || isEnding) return resolve(0);
+            stream.waiting.push({ more, resolve });
+            [isOpen, isEnding] = [true, !more];
+            post({ kind: 'send', id, fd, pieces, more });
           }),
         close() {
-          if (streams.has(id)) post({ kind: 'close', id });
+          isEnding = true;
+          if (!isOpen) streams.get(id)?.closed();
+          else if (streams.has(id)) post({ kind: 'close', id });
           return closed;
         },
       };

@@ -11,8 +11,8 @@ import type { ByteRange } from './range.ts';
 const FIRST_PIECE = 16 * 1024;
 /** What is less is with the kernel before a pump has heard of it. */
 const PUMPED_FROM = 512 * 1024;
-/** Blocks that a pump is given at once, each of which is a message; and it has the next ones before it is through with them. */
-const RUN_BLOCKS = 8;
+/** Blocks that a pump is given at once, by one message; and it has the next ones before it is through with them. */
+const RUN_BLOCKS = 32;
 /** A connection sends so much by Node, and then others have their turn. */
 const TURN_BYTES = 2 * BLOCK;
 /** What a connection reads for itself when each block of the cache is lent: few bytes, for there may be thousands. */
@@ -97,7 +97,11 @@ export async function sendBytes({ blob, reader, range: { first, last }, response
         for (const block of blocks) {
           if (at > last) break;
           const { offset, length } = partOf(block, at, last);
-          pieces.push({ address: block.address! + offset, length });
+          const address = block.address! + offset;
+          const before = pieces.at(-1);
+          // What was read one after the other mostly lies so.
+          if (before && before.address + before.length === address) pieces[pieces.length - 1] = { address: before.address, length: before.length + length };
+          else pieces.push({ address, length });
           at += length;
         }
         reader.ahead(Math.floor(at / BLOCK));
@@ -125,7 +129,7 @@ export async function sendBytes({ blob, reader, range: { first, last }, response
 /** The bytes of a block from byte `at` of the blob on, up to byte `last` of it. */
 function partOf(block: LentBlock, at: number, last: number): { readonly offset: number; readonly length: number } {
   const offset = at % BLOCK;
-  return { offset, length: Math.min(block.bytes.length - offset, last + 1 - at) };
+  return { offset, length: Math.min(block.length - offset, last + 1 - at) };
 }
 
 /** A response to a pipelined request holds no memory before the ones ahead of it are out; rejects when the connection ends before. */
@@ -137,17 +141,22 @@ async function turnOf(response: ServerResponse): Promise<void> {
 
 /** Each promise settles when the kernel has the bytes, so that their memory may be used again; it rejects when the connection ends before. */
 function writerOf(response: ServerResponse): { write(bytes: Buffer): Promise<void>; end(): Promise<void> } {
-  let fail: ((error: Error) => void) | undefined;
+  /** Of what is being written. */
+  let pending: ((error: Error) => void) | undefined;
   let closed = false;
   response.once('close', () => {
     closed = true;
-    fail?.(new Gone());
+    pending?.(new Gone());
   });
   const whenDone = (start: (done: (error?: Error | null) => void) => void): Promise<void> =>
     new Promise((resolve, reject) => {
-      fail = reject;
       if (closed || response.destroyed) return reject(new Gone());
-      start((error) => (error ? reject(new Gone()) : resolve()));
+      pending = reject;
+      start((error) => {
+        pending = undefined;
+        if (error) reject(new Gone());
+        else resolve();
+      });
     });
   return { write: (bytes) => whenDone((done) => response.write(bytes, done)), end: () => whenDone((done) => response.end(done)) };
 }

@@ -8,7 +8,7 @@ import type { Repos } from '../postboot/repos.ts';
 import { createVerdicts } from '../store/verdicts.ts';
 import { createVerifiedBlobs } from '../store/verified.ts';
 import { createChildren } from '../threads/children.ts';
-import { NICE_OF_HTTP, stepBack } from '../threads/nice.ts';
+import { stepBack } from '../threads/nice.ts';
 import { createNoted } from '../threads/noted.ts';
 import { remote, toCrossing } from '../threads/rpc.ts';
 import { blobRoutes } from './blobs.ts';
@@ -23,7 +23,7 @@ import { createHttp, portUnavailable } from './server.ts';
 import { FRONT_CALLS, type FrontCalls, type FromThread, type ThreadData, type ToThread } from './thread-messages.ts';
 
 async function run(data: ThreadData, main: MessagePort): Promise<void> {
-  stepBack(NICE_OF_HTTP);
+  stepBack();
   const say = (message: FromThread): void => main.postMessage(message);
   const log = createLog(data.logLevel, { write: (line: string) => say({ kind: 'log', line }) });
   const afar = remote<FrontCalls, (typeof FRONT_CALLS)[number]>(data.booter, FRONT_CALLS, { always: ['release', 'seen', 'sent'] });

@@ -12,6 +12,7 @@ import type { FastifyInstance } from 'fastify';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { blobPath } from '../../src/boot/urls.ts';
 import { digestOfBytes } from '../../src/digest.ts';
+import { BLOCK } from '../../src/http/block-cache.ts';
 import { blobRoutes } from '../../src/http/blobs.ts';
 import { createPumps, type Pumps } from '../../src/http/pumps.ts';
 import { createHttp } from '../../src/http/server.ts';
@@ -42,6 +43,8 @@ let url: string;
 let rotten = 0;
 /** Downloads that were cut because their file changed. */
 let caught = 0;
+/** Bytes that went past Node. */
+let pumped = 0;
 
 /** What the kernel takes in advance of a connection, which else is all of the file: here it changes while there is more of it to be read. */
 const SMALL = { tcp_wmem: '4096\t16384\t65536', tcp_rmem: '4096\t16384\t65536' };
@@ -59,9 +62,9 @@ beforeAll(async () => {
   await blobs.add(Readable.from([content]));
   const log = createLog('warn', { write: (line) => void (/the blob's file|keeps changing/.test(line) && (caught += 1)) });
   const booter = { ask: async () => ({ decision: { kind: 'boot', bootSet: 'x' } as const }), seen: async () => undefined, release: async () => undefined };
-  pumps = createPumps({ log });
-  // One block for all: the other downloads read small pieces of the file while it changes.
-  const parts = { blobs: createVerifiedBlobs({ stateDir: dir, onRotten: () => void (rotten += 1) }), booter, log, pumps, cacheBytes: 1 << 20 };
+  pumps = createPumps({ log, onSent: (bytes) => void (pumped += bytes) });
+  // One block for all, of which a pump sends: the other downloads read small pieces of the file while it changes.
+  const parts = { blobs: createVerifiedBlobs({ stateDir: dir, onRotten: () => void (rotten += 1) }), booter, log, pumps, cacheBytes: BLOCK };
   app = await createHttp('machines', log, async (instance) => void (await instance.register(blobRoutes, parts)));
   await app.listen({ host: '127.0.0.1', port: 0 });
   url = `http://127.0.0.1:${(app.server.address() as AddressInfo).port}${blobPath(digest)}`;
@@ -180,6 +183,7 @@ it(`${DOWNLOADS} downloads with resume, while the file is replaced, cut, edited 
   await replacing;
   expect(new Set(found)).toEqual(new Set([digest]));
   expect(found.length).toBeGreaterThanOrEqual(DOWNLOADS);
+  expect(pumped).toBeGreaterThan(DOWNLOADS * BLOCK / 10);
   // Both ways of finding it out were needed.
   expect([rotten > 0, caught > 0], `${rotten} found at opening, ${caught} in the middle`).toEqual([true, true]);
 }, 240_000);

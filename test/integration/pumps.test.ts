@@ -128,12 +128,38 @@ describe.skipIf(plainSockets())('a pump', () => {
     expect((await whole).equals(Buffer.concat([content.subarray(0, taken), Buffer.from('end')]))).toBe(true);
   });
 
-  it('answers a run that crosses with the closing', async () => {
-    const { ours } = await connect();
+  it('takes nothing for a stream that is closing or whose last run it has, so that none is opened again', async () => {
+    const { ours, peer } = await connect();
+    const whole = readAll(peer);
     const stream = (await pumps.open(ours))!;
+    expect(await stream.send(piecesOf(0, SLOT), true)).toBe(SLOT);
     const closed = stream.close();
     expect(await stream.send(piecesOf(0, SLOT), false)).toBe(0);
     await closed;
+    const next = (await pumps.open(ours))!;
+    const last = next.send(piecesOf(SLOT, 2 * SLOT), false);
+    expect(await next.send(piecesOf(0, SLOT), true)).toBe(0);
+    expect(await last).toBe(SLOT);
+    await next.close();
+    const unused = (await pumps.open(ours))!;
+    await unused.close();
+    expect(await unused.send(piecesOf(0, SLOT), false)).toBe(0);
+    ours.end();
+    expect((await whole).equals(content.subarray(0, 2 * SLOT))).toBe(true);
+  });
+
+  it('closes a stream by itself behind its last run, and Node writes on', async () => {
+    const { ours, peer } = await connect();
+    const whole = readAll(peer);
+    // The thread and its files are there.
+    await (await pumps.open(ours))!.close();
+    const before = filesOfPumps().length;
+    const stream = (await pumps.open(ours))!;
+    expect(filesOfPumps().length).toBe(before + 1);
+    expect(await stream.send(piecesOf(0, SLOT), false)).toBe(SLOT);
+    expect(filesOfPumps().length).toBe(before);
+    ours.end('end');
+    expect((await whole).equals(Buffer.concat([content.subarray(0, SLOT), Buffer.from('end')]))).toBe(true);
   });
 
   it('tells of a connection that was reset, also when Node does not listen to it any more', async () => {

@@ -48,6 +48,21 @@ describe('the block cache', () => {
     expect(await createBlockCache(BLOCK - 1).read(blob).take(0)).toBeUndefined();
   });
 
+  it('lends a run of what is in memory: beyond half of the slots only blocks that are lent already', async () => {
+    const { blob } = blobOf(1, 8);
+    const cache = createBlockCache(8 * BLOCK);
+    const [one, two] = [cache.read(blob), cache.read(blob)];
+    for (let index = 0; index < 8; index += 1) (await one.take(index))!.release();
+    const first = await one.takeRun(0, 8);
+    expect(first.map(({ bytes }) => bytes[BLOCK - 1])).toEqual([0, 1, 2, 3]);
+    const same = await two.takeRun(0, 8);
+    expect(same.length).toBe(4);
+    // One that nobody has is lent all the same, or its reader would stand still.
+    expect((await two.takeRun(4, 8)).length).toBe(1);
+    for (const block of [...first, ...same]) block.release();
+    expect((await one.takeRun(0, 2)).length).toBe(2);
+  });
+
   it('tells the error of a read to those who waited for it, forgets the block, and asks again', async () => {
     const { blob, state } = blobOf(1, 2);
     const cache = createBlockCache(2 * BLOCK);

@@ -34,9 +34,12 @@ export function createBootEnds({ boots, events, log, now }: { readonly boots: Bo
       const { state, why } = end;
       if (state === 'failed' && report.stage !== 'failed') await boots.see(boot.id, { name: 'failed', state: 'failed', at, detail: { message: why ?? '' } });
       const once = state === 'ready' && usesBootOnceUp(boot, node, await boots.history(boot.node));
-      await boots.end(boot.id, state, at, why, ...(once ? ['local' as const] : []));
+      // An agent that got no answer in time says it again: the first one ended the boot.
+      const ended = await boots.end(boot.id, state, at, why, ...(once ? ['local' as const] : []));
+      if (!ended) return undefined;
       log.info({ node: boot.node, mac: boot.mac, boot: boot.id, state, why, seconds: (at - boot.startedAt) / 1000 }, 'boot ended');
-      if (!once) return undefined;
+      // An operator may have said something else meanwhile.
+      if (ended !== 'said') return undefined;
       log.info({ node: boot.node, boot: boot.id }, 'boot-once is used up: it boots from its disk from now on');
       await note({ at, kind: BOOT_ONCE_USED, node: boot.node, boot: boot.id });
       return undefined;

@@ -3,16 +3,18 @@ import { randomBytes } from 'node:crypto';
 import { monotonicFactory } from 'ulid';
 import type { Ip4, Mac } from './addr.ts';
 import { createBootEnds } from './boot-ends.ts';
+import { createBootQuirks } from './boot-quirks.ts';
 import { createAdmission, needsSlot, placeWords, type Admission, type StreamEnd } from './boot/admission.ts';
 import { correlate } from './boot/correlate.ts';
 import { decide, type BootDecision, type View } from './boot/decide.ts';
 import { isHeld } from './boot/hold.ts';
 import { nextOf } from './boot/next.ts';
-import type { LoaderProgram } from './boot/loader.ts';
+import type { ChosenSet } from './boot/loader-set.ts';
 import { nodeWithCard, reservedFor } from './boot/directory.ts';
 import { bareNode, type Node } from './boot/node.ts';
 import type { BootSet, Generation } from './boot/profile.ts';
-import { sameMachine, type BootRequest, type Machine, type Serve } from './boot/request.ts';
+import type { Quirked } from './boot/quirks.ts';
+import { machineOf, sameMachine, type BootRequest, type Serve } from './boot/request.ts';
 import { opensSession, refuseClaim, tokenHash, type Claim, type Report } from './boot/session.ts';
 import { stageOf, type Boot, type StageDetail, type StageName } from './boot/timeline.ts';
 import type { Discovered } from './discovered.ts';
@@ -23,7 +25,7 @@ import type { EventStore } from './store/events.ts';
 import type { LeaseStore } from './store/leases.ts';
 import type { NodeStore } from './store/nodes.ts';
 
-export interface Answer {
+export interface Answer extends Quirked {
   readonly decision: BootDecision;
   readonly node?: Node;
   /** The boot that the request belongs to; absent when there is none to speak of. */
@@ -77,8 +79,8 @@ export interface BooterParts {
   readonly discovered?: Discovered;
   /** Who may fetch an image now; default: `DEFAULT_MAX_STREAMS` at once. */
   readonly admission?: Admission;
-  /** The loader set; default: what Debian 12 has. */
-  readonly loaders?: readonly LoaderProgram[];
+  /** The loader set of that name, or the one of machines for which none is named; default: what Debian 12 has. */
+  readonly loaders?: (set: string | undefined) => ChosenSet;
   /** Whom the subnet of this address serves; default: nodes only. */
   readonly serveAt?: (ip: Ip4) => Serve | undefined;
   /** So many failures in a row hold a node; 0: none do. */
@@ -94,7 +96,8 @@ export function createBooter(parts: BooterParts): Booter {
   const { boots, leases, nodes, events, log, now, steady = now, admission = createAdmission() } = parts;
   const newId = monotonicFactory();
   const ends = createBootEnds({ boots, events, log, now });
-  const set = { ...(parts.loaders ? { loaders: parts.loaders } : {}), ...(parts.holdAfter === undefined ? {} : { holdAfter: parts.holdAfter }) };
+  const quirks = createBootQuirks({ nodes, log, now });
+  const fixed = (node?: Node) => ({ ...parts.loaders?.(node?.loaders), ...(parts.holdAfter === undefined ? {} : { holdAfter: parts.holdAfter }) });
   /** Boots being started, by node: retransmitted DISCOVERs that arrive together are one attempt. */
   const starting = new Map<string, Promise<Boot>>();
 
@@ -102,11 +105,6 @@ export function createBooter(parts: BooterParts): Booter {
   async function namedBoot(request: BootRequest): Promise<Boot | undefined> {
     const boot = request.bootId ? await boots.get(request.bootId) : undefined;
     return boot && boot.ip === request.ip ? boot : undefined;
-  }
-
-  /** The open boot of a machine that shows nothing but its address, such as a Git client. */
-  async function bootAt({ ip }: BootRequest): Promise<Boot | undefined> {
-    return ip === undefined ? undefined : boots.openAt(ip);
   }
 
   async function nodeNameOf(request: BootRequest, generation: Generation): Promise<string | undefined> {
@@ -121,23 +119,22 @@ export function createBooter(parts: BooterParts): Booter {
     if (pending) return pending;
     const open = await boots.open(node.name);
     const verdict = correlate(open, request, now());
+    if (verdict !== 'start') return verdict === 'continue' ? open : undefined;
+    const applied = await quirks.starts(node, request, generation);
     // A machine that goes to its own disk boots nothing of ours; what it was booting before is over.
-    if (verdict === 'start' && (generation.profiles[node.profile]?.bootSet === undefined || nextOf(node, await boots.history(node.name)) === 'local')) {
+    if (generation.profiles[node.profile]?.bootSet === undefined || nextOf(node, await boots.history(node.name)) === 'local') {
       if (open) await boots.end(open.id, 'unfinished', now(), 'the machine started over, to boot from its own disk').catch((error: unknown) => unwritten(error, node.name));
       return undefined;
     }
-    if (verdict !== 'start') return verdict === 'continue' ? open : undefined;
     const racing = starting.get(node.name);
     if (racing) return racing;
-    const at = now();
-    const mac = request.mac ?? node.macs[0]!;
-    const started: Promise<Boot> = boots.start({ id: newId(at), node: node.name, mac, profile: node.profile, generation: generation.id, startedAt: at });
+    const [at, mac] = [now(), request.mac ?? node.macs[0]!];
+    const started: Promise<Boot> = boots.start({ id: newId(at), node: node.name, mac, profile: node.profile, generation: generation.id, quirks: applied, startedAt: at });
     starting.set(node.name, started);
     try {
       const boot = await started;
-      log.info({ node: node.name, mac, boot: boot.id, profile: node.profile }, 'boot started');
+      log.info({ node: node.name, mac, boot: boot.id, profile: node.profile, ...(applied.length > 0 ? { quirks: applied.map(({ name }) => name) } : {}) }, 'boot started');
       if (open) log.warn({ node: node.name, boot: open.id, last: open.stages.at(-1)?.name }, 'boot ended by a new one');
-      if (request.uuid) await nodes.see(node.name, { uuid: request.uuid, at });
       return boot;
     } catch (error) {
       return unwritten(error, node.name);
@@ -153,9 +150,9 @@ export function createBooter(parts: BooterParts): Booter {
   }
 
   /** Written when it differs from what was known: retransmitted DISCOVERs cost nothing. */
-  async function learnMachine(boot: Boot, { via, asker, arch, firmware, features }: BootRequest): Promise<void> {
-    if (via !== 'dhcp' || (asker !== 'rom' && asker !== 'ipxe')) return;
-    const machine: Machine = { ...(arch ? { arch } : {}), ...(firmware ? { firmware } : {}), ...(features ? { features } : {}) };
+  async function learnMachine(boot: Boot, request: BootRequest): Promise<void> {
+    if (request.via !== 'dhcp' || (request.asker !== 'rom' && request.asker !== 'ipxe')) return;
+    const machine = machineOf(request);
     if (!sameMachine(machine, boot.machine ?? {})) await boots.setMachine(boot.id, machine).catch((error: unknown) => unwritten(error, boot.node));
   }
 
@@ -203,13 +200,14 @@ export function createBooter(parts: BooterParts): Booter {
   return {
     async ask(request) {
       const generation = parts.generation();
-      // A DHCP packet names neither: thousands a second of them wait for nothing here.
-      const named = (request.bootId === undefined ? undefined : await namedBoot(request)) ?? (request.mac === undefined ? await bootAt(request) : undefined);
+      // A DHCP packet names no boot, and its MAC: thousands a second of them wait for nothing here. Others, such as a Git client, show nothing but their address.
+      const named = (request.bootId === undefined ? undefined : await namedBoot(request)) ?? (request.mac === undefined && request.ip !== undefined ? await boots.openAt(request.ip) : undefined);
       const name = named?.node ?? (request.mac === undefined ? await nodeNameOf(request, generation) : nodeWithCard(generation, request.mac)?.name);
       const node = name === undefined ? undefined : (generation.nodes[name] ?? (named?.bootSet ? bareNode(named) : undefined));
       if (!node) {
-        const [view, asked]: [View, BootRequest] = [{ failedInRow: 0, ...set }, asStranger(request)];
-        return admit({ decision: decide(view, asked, generation) }, view, asked, generation);
+        const sent = await quirks.of(undefined, undefined, request, generation);
+        const [view, asked]: [View, BootRequest] = [{ failedInRow: 0, ...fixed(), ...sent }, asStranger(request)];
+        return admit({ decision: decide(view, asked, generation), ...sent }, view, asked, generation);
       }
 
       let boot = named ?? (await bootOf(node, request, generation));
@@ -218,14 +216,17 @@ export function createBooter(parts: BooterParts): Booter {
         return { decision: { kind: 'silent', why: `${request.ip ?? 'this'} is not the address of ${node.name}'s boot` }, node };
       }
       if (boot) await learnMachine(boot, request);
+      const about = { node, ...(await quirks.of(boot, node, request, generation)) };
       const history = await boots.history(node.name);
       const assigned = generation.profiles[node.profile]?.bootSet;
       // A script request says nothing of the machine: what its DHCP packets said holds for it.
       const asked: BootRequest = request.wants === 'script' ? { ...boot?.machine, ...request } : request;
-      const view: View = { node, ...set, ...history, ...(boot ? { openBoot: boot } : {}), ...(assigned ? { assigned } : {}) };
+      const view: View = { ...about, ...fixed(node), ...history, ...(boot ? { openBoot: boot } : {}), ...(assigned ? { assigned } : {}) };
       const decision = decide(view, asked, generation);
-      if (decision.kind === 'hold' && history.heldAt === undefined && isHeld(history, assigned, parts.holdAfter)) await ends.held(node.name, history);
-      if (decision.kind !== 'boot') return admit({ decision, node, ...(boot ? { boot } : {}) }, view, asked, generation);
+      // A ROM is given the loader that says so: firmware that refuses it asks for no script, and the hold is one all the same.
+      const isTold = decision.kind === 'hold' || (decision.kind === 'loader' && boot?.bootSet === undefined);
+      if (isTold && history.heldAt === undefined && isHeld(history, assigned, parts.holdAfter)) await ends.held(node.name, history);
+      if (decision.kind !== 'boot') return admit({ decision, ...about, ...(boot ? { boot } : {}) }, view, asked, generation);
 
       const bootSet = await contentOf(decision.bootSet, generation);
       if (request.wants === 'script' && boot && bootSet) {
@@ -234,9 +235,9 @@ export function createBooter(parts: BooterParts): Booter {
         // Two scripts asked at once, a swap between them: the first one fixed it, both are answered from that.
         const fixed = boot.bootSet ?? decision.bootSet;
         const content = await contentOf(fixed, generation);
-        return { decision: { kind: 'boot', bootSet: fixed }, node, boot, ...(content ? { bootSet: content } : {}) };
+        return { decision: { kind: 'boot', bootSet: fixed }, ...about, boot, ...(content ? { bootSet: content } : {}) };
       }
-      return admit({ decision, node, ...(boot ? { boot } : {}), ...(bootSet ? { bootSet } : {}) }, view, asked, generation);
+      return admit({ decision, ...about, ...(boot ? { boot } : {}), ...(bootSet ? { bootSet } : {}) }, view, asked, generation);
     },
 
     async seen(bootId, stage, detail) {
@@ -271,6 +272,7 @@ export function createBooter(parts: BooterParts): Booter {
         log.warn({ ip: claim.ip, node: boot.node, boot: boot.id }, 'enrolment replayed');
         return { kind: 'replayed', why: `boot ${boot.id} has its session already` };
       }
+      quirks.learn(boot.node, claim.smbios ?? {});
       return { kind: 'enrolled', boot, token };
     },
 
@@ -287,9 +289,7 @@ export function createBooter(parts: BooterParts): Booter {
       return { boot, bootSet, node };
     },
 
-    async release(ticket, how) {
-      admission.release(ticket, how, steady());
-    },
+    release: async (ticket, how) => admission.release(ticket, how, steady()),
 
     report: ({ boot }, report) => ends.report(boot, parts.generation().nodes[boot.node], report),
   };

@@ -42,7 +42,7 @@ function program(): Command {
     .command('lab')
     .description('boot QEMU machines over our own DHCP, TFTP, HTTP and Git in a network of their own, and show each stage')
     .option('--nodes <n>', 'how many machines, 1 to 16', Number, 1)
-    .option('--firmware <kind>', 'bios, bios-e1000, bios-rtl8139, uefi, uefi-http, uefi-proxy', 'bios')
+    .option('--firmware <kind>', 'bios, bios-e1000, bios-rtl8139, uefi, uefi-http, uefi-http-uki, uefi-proxy, uefi-arm64, secureboot, secureboot-own', 'bios')
     .option('--once', 'end when each node is ready or failed; exit 0 only when all are ready')
     .option('--json', 'nothing but JSON on stdout, one value a line')
     .option('--timeout <seconds>', 'until each node must be ready', Number, 600)
@@ -144,10 +144,19 @@ function program(): Command {
   const loader = cli.command('loader').description('programs that firmware fetches first: iPXE and the like');
   loader
     .command('list')
-    .description('list the loader set, with versions, and which firmware is given what')
-    .option('--dir <dir>', "a directory of loaders (default: the settings' loaders.dir)")
+    .description('list the loader sets, with versions, and which firmware is given what')
+    .option('--dir <dir>', 'this directory alone, before it is a set')
     .addOption(output())
     .action(async (options: { dir?: string; output: Format }) => print(await (await import('./commands/loader.ts')).loaderList({ ...globals(), ...options })));
+
+  loader
+    .command('add')
+    .argument('<name>', 'what profiles call it, such as ipxe-2.0')
+    .argument('<path...>', 'files, directories, FILE=NAME')
+    .description('add a loader set to the state directory; grubnetx64.efi becomes grubx64.efi, *.efi.signed loses .signed')
+    .option('--replace', 'in place of the set of that name')
+    .addOption(output())
+    .action(async (name: string, paths: string[], options: { replace?: boolean; output: Format }) => print(await (await import('./commands/loader.ts')).loaderAdd(name, paths, { ...globals(), ...options })));
 
   const blob = cli.command('blob').description('files of images and artifacts, stored under their sha256');
   blob
@@ -175,10 +184,11 @@ function program(): Command {
   node
     .command('next')
     .argument('<node>', 'name or any of its MACs')
-    .argument('<what>', 'netboot | boot-once | local')
+    .argument('[what]', 'netboot | boot-once | local')
     .description('what a node does when it starts next; boot-once: from the network until one boot got ready, from its disk from then on')
+    .option('--clear', 'take back what was said: what its YAML says counts again')
     .addOption(output())
-    .action(async (name: string, next: string, options: { output: Format }) => print(await (await import('./commands/node.ts')).nodeNext(name, next, { ...globals(), ...options })));
+    .action(async (name: string, next: string | undefined, options: { clear?: boolean; output: Format }) => print(await (await import('./commands/node.ts')).nodeNext(name, next, { ...globals(), ...options })));
   node
     .command('release')
     .argument('<node>', 'name or any of its MACs')

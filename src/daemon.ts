@@ -6,17 +6,20 @@ import { createHttp, listenOn, listenOnSocket } from './http/server.ts';
 import { createAdmission } from './boot/admission.ts';
 import { nodeWithCard, reservedFor } from './boot/directory.ts';
 import { isHeld } from './boot/hold.ts';
+import { BUILT_IN_SET } from './boot/loader-set.ts';
 import type { Generation } from './boot/profile.ts';
 import { createBooter } from './booter.ts';
 import { servesUnlisted } from './config/dhcp-settings.ts';
 import { createGenerations, type Swap } from './config/generations.ts';
 import { compile, readProfiles } from './config/profiles.ts';
+import { troubleLine } from './loader-sets.ts';
 import { createResolver } from './config/resolver.ts';
 import type { Settings } from './config/settings.ts';
 import { watchProfiles } from './config/watch.ts';
 import { startBlobs } from './daemon/blobs.ts';
 import { openCertificate } from './daemon/certificate.ts';
 import { openDhcpSockets, planDhcp, startDhcp } from './daemon/dhcp.ts';
+import { startLoaders } from './daemon/loaders.ts';
 import { makeStateDir, openState } from './daemon/state.ts';
 import { blockSizeFor, tftpPlaces } from './daemon/tftp.ts';
 import { digestOfValue } from './digest.ts';
@@ -34,12 +37,11 @@ import type { EventStore } from './store/events.ts';
 import { createVerdictStore } from './store/verdicts.ts';
 import { createFileCache } from './tftp/file-cache.ts';
 import { bootFiles } from './tftp/files.ts';
-import { loadLoaders } from './loaders.ts';
 import { createTftpServer } from './tftp/server.ts';
 import { bindTftp } from './tftp/sockets.ts';
 
 /** Goes up when a generation gets other members: a stored one of another version is then compiled anew. */
-const GENERATION_FORMAT = 2;
+const GENERATION_FORMAT = 3;
 
 export interface Daemon {
   reload(who: string): Promise<void>;
@@ -95,16 +97,19 @@ async function assemble(settings: Settings, log: Log, now: () => number, stops: 
   await repos.start();
   stops.push(() => repos.stop());
 
-  const loaders = await loadLoaders(settings.loadersDir);
+  const loaders = await startLoaders({ ...settings.loaders, stateDir, file: settings.file, events, log, now });
   const resolver = createResolver({ images, artifacts, repos, loaders: loaders.names });
+  let renewLoaders: (() => void) | undefined;
   const upstreams = Object.keys(settings.repos);
   /** What is down stays as it was mirrored last; `/readyz` says so. */
   const refresh = () => Promise.allSettled(upstreams.map((name) => repos.refresh(name)));
   const generations = createGenerations({
     last: await nodes.lastGeneration(),
     read: () => readProfiles(settings.profilesDir),
-    digest: (files) => digestOfValue([GENERATION_FORMAT, dhcp.subnets, files.map(({ file, text }) => [basename(file), text])]),
+    digest: (files) => digestOfValue([GENERATION_FORMAT, dhcp.subnets, ...(settings.loaders.default === BUILT_IN_SET ? [] : [settings.loaders.default]), files.map(({ file, text }) => [basename(file), text])]),
     compile: async (files) => {
+      const unread = await loaders.readAgain();
+      if (unread.length > 0) return { faults: unread };
       const compiled = await compile(files, resolver, dhcp.subnets, servesUnlisted(dhcp));
       if (compiled.generation || upstreams.length === 0) return compiled;
       // An edit may name a tag that was pushed a moment ago.
@@ -114,6 +119,7 @@ async function assemble(settings: Settings, log: Log, now: () => number, stops: 
     prepare: async (next, who, source) => {
       for (const { postBoot } of Object.values(next.bootSets)) if (postBoot) await repos.pin(postBoot.repo, postBoot.commit);
       await nodes.assign(next, who, now(), source);
+      if (loaders.take()) renewLoaders?.();
       await dropUnusedPins(next).catch((error: unknown) => log.error({ err: error }, 'unused pins not removed'));
     },
     log,
@@ -130,7 +136,7 @@ async function assemble(settings: Settings, log: Log, now: () => number, stops: 
 
   const admission = createAdmission(settings.http.maxStreams);
   const steady = () => performance.now();
-  const booter = createBooter({ generation: generations.current, nodes, leases, boots, events, discovered, admission, loaders: loaders.files, serveAt: plan.serveAt, holdAfter: settings.holdAfter, log, now, steady });
+  const booter = createBooter({ generation: generations.current, nodes, leases, boots, events, discovered, admission, loaders: loaders.of, serveAt: plan.serveAt, holdAfter: settings.holdAfter, log, now, steady });
   const listen = settings.http.listen ?? plan.serverIps;
   const { port, threads, tls, publicBase } = settings.http;
   const front = await startFront({
@@ -142,16 +148,18 @@ async function assemble(settings: Settings, log: Log, now: () => number, stops: 
     cacheBytes: settings.http.cacheBytes,
     ...(publicBase === undefined ? {} : { publicBase }),
     booter,
-    loaders,
+    loaders: loaders.shelf,
     repos,
     onRotten: served.onRotten,
     verdicts: served.verdicts,
     log,
   });
   stops.push(() => front.stop());
+  renewLoaders = front.renewLoaders;
 
   const reasons = (): Reason[] => [
     ...(certificate?.troubles() ?? []).map((what) => ({ what, fatal: false })),
+    ...loaders.current().troubles.map((trouble) => ({ what: troubleLine(trouble), fatal: false })),
     ...running.reasons().map((what) => ({ what, fatal: false })),
     ...generations.faults().map((fault) => ({ what: formatFault(fault), fatal: Object.keys(generations.current().nodes).length === 0 })),
     ...repos.status().filter((repo) => repo.stale).map((repo) => ({ what: `repository ${repo.name} is stale: ${repo.error ?? 'its upstream does not answer'}`, fatal: false })),
@@ -183,7 +191,7 @@ async function assemble(settings: Settings, log: Log, now: () => number, stops: 
   );
   let tftpFigures: (() => TftpFigures) | undefined;
   if (tftpSockets) {
-    const tftp = createTftpServer({ sockets: tftpSockets, files: bootFiles({ loaders, booter, ...(publicBase === undefined ? {} : { publicBase }), cache: createFileCache(served.verified), httpPort: settings.http.port }), booter, blockSizeFor, log });
+    const tftp = createTftpServer({ sockets: tftpSockets, files: bootFiles({ loaders: loaders.shelf, booter, ...(publicBase === undefined ? {} : { publicBase }), cache: createFileCache(served.verified), httpPort: settings.http.port }), booter, blockSizeFor, log });
     stops.push(() => tftp.stop());
     tftp.start();
     tftpFigures = tftp.counters;
@@ -195,7 +203,7 @@ async function assemble(settings: Settings, log: Log, now: () => number, stops: 
   };
   const metrics = createMetrics({ http: front.figures, tftp: () => tftpFigures?.(), blobs: served.figures, dhcp: running.admin.status, leases: () => running.ledger.size, images: () => admission.figures(steady()), heldNodes });
   // Last, so that /readyz speaks for all that machines need.
-  const people = () => createHttp('people', log, (app) => apiRoutes(app, { generation: generations.current, reload, reasons, nodes, boots, events: state.events, holdAfter: settings.holdAfter, now, artifacts, discovered, leases: running.ledger, dhcp: running.admin, metrics }));
+  const people = () => createHttp('people', log, (app) => apiRoutes(app, { generation: generations.current, reload, reasons, nodes, boots, events: state.events, holdAfter: settings.holdAfter, now, artifacts, discovered, loaders: loaders.current, leases: running.ledger, dhcp: running.admin, metrics }));
   const onSocket = await people();
   stops.push(() => onSocket.close());
   await listenOnSocket(onSocket, settings.api.socket);

@@ -5,8 +5,9 @@ import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { buildBench, buildIfNeeded, installIfNeeded, nodeModulesMissing } from './setup/build.mjs';
-import { runFirmwareTests } from './setup/firmware.mjs';
+import { fetchArm64, runFirmwareTests } from './setup/firmware.mjs';
 import { ensurePackages, packagesFor, unpackedFor } from './setup/packages.mjs';
+import { fetchShim } from './setup/suites.mjs';
 import { runTests, typeCheck } from './setup/tests.mjs';
 import { unpackPeers } from './setup/unpacked.mjs';
 
@@ -44,6 +45,8 @@ async function main(argv) {
   await installIfNeeded(ROOT);
   if (verb === 'typecheck') return typeCheck(ROOT).then(() => 0);
   await buildIfNeeded(ROOT, { always: verb === 'build' });
+  if (wanted === 'lab' && /(^| )--firmware[= ]uefi-arm64( |$)/.test(rest.join(' '))) await fetchArm64(ROOT);
+  if (wanted === 'lab' && /(^| )--firmware[= ]secureboot( |$)/.test(rest.join(' '))) await fetchShim(ROOT);
   if (verb === 'run') return runProgram('dist/cli.js', [command, ...rest.slice(1)], JSON.parse(readFileSync(join(ROOT, 'src/setup/node-start.json'), 'utf8')));
   if (verb === 'bench') {
     // A peer that cannot be had is one that the benchmark reports as not measured.

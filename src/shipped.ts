@@ -10,5 +10,7 @@ export const SHIPPED = {
   migrations: at('migrations'),
   /** The stand-in release that lab and CI use in place of k0s. */
   k0sStandin: at('src/lab/k0s-standin'),
+  /** Not shipped: what src/setup/suites.mjs fetched, one root directory a package. */
+  unpacked: at('node_modules/.cache/rackseed-suites'),
   packageJson: at('package.json'),
 } as const;

@@ -2,11 +2,13 @@
 import type { Digest } from '../digest.ts';
 import { placeWords, type Queue } from './admission.ts';
 import { chooseLoader, DEBIAN_12_LOADERS, type LoaderProgram } from './loader.ts';
+import { servedName } from './loader-set.ts';
 import { HOLD_S, holdWords, isHeld, type Failures } from './hold.ts';
 import { nextOf, type SaidNext } from './next.ts';
 import type { ExitMethod, Node } from './node.ts';
 import type { Generation } from './profile.ts';
-import type { Arch, BootRequest } from './request.ts';
+import type { Quirked } from './quirks.ts';
+import { typeWords, type Arch, type BootRequest } from './request.ts';
 import { hasStage, type Boot } from './timeline.ts';
 import { UKI_LOADER, ukiWay } from './uki.ts';
 import { UKI_FILE } from './urls.ts';
@@ -26,14 +28,14 @@ export type BootDecision =
    */
   | { readonly kind: 'hold'; readonly why: string; readonly hint?: string; readonly retryAfterS: number; readonly loader?: LoaderRef; readonly queue?: Queue };
 
-/** `file` is a name of the loader set, or UKI_FILE. */
+/** `file` is a name as machines ask for it (servedName), or UKI_FILE. */
 export interface LoaderRef {
   readonly file: string;
   readonly via: 'tftp' | 'http';
 }
 
 /** All that is known of the machine at that moment. */
-export interface View extends Failures, SaidNext {
+export interface View extends Failures, SaidNext, Quirked {
   readonly node?: Node;
   /** The boot that this request belongs to. */
   readonly openBoot?: Boot;
@@ -45,8 +47,10 @@ export interface View extends Failures, SaidNext {
   readonly lastGood?: Digest;
   /** What admission says of a request with `wants: 'image'`; absent when the machine has its slot, or needs none. */
   readonly waiting?: Queue & { readonly retryAfterS: number };
-  /** The loader set; default: what Debian 12 has. */
+  /** The machine's loader set; default: what Debian 12 has. None: there is no such set any more. */
   readonly loaders?: readonly LoaderProgram[];
+  /** What it is called; absent: the built-in one. */
+  readonly loaderSet?: string;
 }
 
 /** How soon a machine asks again whose boot did not start with a DISCOVER that we saw, in seconds. */
@@ -67,15 +71,15 @@ function decideAdmitted(view: View, request: BootRequest, generation: Generation
   // A boot reads one boot set: once fixed it is answered from, whatever generation is current, and whether or not that still names the node.
   const profile = generation.profiles[node.profile];
   const bootSet = openBoot?.bootSet ?? profile?.bootSet;
-  if (!bootSet) return profile ? { kind: 'local', why: `profile ${profile.name} boots from disk`, exit: node.exit } : { kind: 'silent', why: `profile ${node.profile} is not in this generation` };
-  if (request.asker === 'os') return { kind: 'local', why: 'a running system needs an address only', exit: node.exit };
+  if (!bootSet) return profile ? { kind: 'local', why: `profile ${profile.name} boots from disk`, exit: exitOf(view) } : { kind: 'silent', why: `profile ${node.profile} is not in this generation` };
+  if (request.asker === 'os') return { kind: 'local', why: 'a running system needs an address only', exit: exitOf(view) };
   if (request.asker === 'initrd') return { kind: 'boot', bootSet };
   // A boot that has its boot set goes on to its end, whatever was said of the next one.
-  if (openBoot?.bootSet === undefined && nextOf(node, view) === 'local') return { kind: 'local', why: `${node.name} boots from its disk: next is local`, exit: node.exit };
+  if (openBoot?.bootSet === undefined && nextOf(node, view) === 'local') return { kind: 'local', why: `${node.name} boots from its disk: next is local`, exit: exitOf(view) };
 
   const image = generation.bootSets[bootSet]?.image;
-  if (image && request.arch && !runs(request, image.arch)) {
-    return { kind: 'hold', why: `image ${image.name} is for ${image.arch}, this machine is ${request.arch}`, retryAfterS: HOLD_S };
+  if (image && (request.arch !== undefined || request.unknownType !== undefined) && !runs(request, image.arch)) {
+    return { kind: 'hold', why: `image ${image.name} is for ${image.arch}, this machine is ${request.arch ?? `of ${typeWords(request.unknownType!)}`}`, retryAfterS: HOLD_S };
   }
   const isHeldNow = openBoot?.bootSet === undefined && isHeld(view, profile?.bootSet, view.holdAfter);
   // Who is held, or has no boot, gets the loader that can say so.
@@ -116,9 +120,14 @@ function decideStranger(view: View, request: BootRequest): BootDecision {
   return serve === 'any' ? { kind: 'local', why: unnamed, exit: 'exit' } : { kind: 'silent', why: unnamed };
 }
 
-/** A BIOS machine says nothing of its processor (option 93 is 0 on all of them): 32 or 64 bits, its kernel will tell. */
+/** How it goes to its disk. */
+function exitOf({ node, quirks }: View): ExitMethod {
+  return node?.exit ?? quirks?.exit ?? 'exit';
+}
+
+/** A BIOS machine says nothing of its processor (option 93 is 0 on all of them): 32 or 64 bits, its kernel will tell. Nor does UEFI of 32 bits, which starts kernels of 64, too. */
 function runs(request: BootRequest, arch: Arch): boolean {
-  return request.firmware === 'bios' ? arch === 'amd64' || arch === 'i386' : request.arch === arch;
+  return request.firmware === 'bios' || request.arch === 'i386' ? arch === 'amd64' || arch === 'i386' : request.arch === arch;
 }
 
 /** TRAPS 1.4: what it can do counts, not whose it is. */
@@ -128,9 +137,13 @@ function runsScript(request: BootRequest): boolean {
 }
 
 /** The loader that this machine starts with, or a hold that says why it has none. */
-function loaderFor({ node, loaders = DEBIAN_12_LOADERS }: View, request: BootRequest): BootDecision {
-  const chosen = chooseLoader(request, loaders, node?.loader === UKI_LOADER ? 'auto' : node?.loader);
-  return 'why' in chosen ? { kind: 'hold', why: chosen.why, retryAfterS: HOLD_S } : { kind: 'loader', ...chosen };
+function loaderFor({ node, quirks, loaders = DEBIAN_12_LOADERS, loaderSet }: View, request: BootRequest): BootDecision {
+  if (loaderSet !== undefined && loaders.length === 0) return { kind: 'hold', why: `loader set ${loaderSet} is not there, or has no file`, hint: 'rackseed loader list', retryAfterS: HOLD_S };
+  const own = node?.loader === UKI_LOADER ? 'auto' : node?.loader;
+  const byQuirk = own === undefined && quirks?.loader !== undefined ? chooseLoader(request, loaders, quirks.loader) : undefined;
+  // Nobody here asked for a quirk's loader: where it cannot run, the usual one can.
+  const chosen = byQuirk && 'file' in byQuirk ? byQuirk : chooseLoader(request, loaders, own);
+  return 'why' in chosen ? { kind: 'hold', why: chosen.why, retryAfterS: HOLD_S } : { kind: 'loader', ...chosen, file: servedName(loaderSet, chosen.file) };
 }
 
 /** A ROM cannot show a reason; the loader that it would get can. */

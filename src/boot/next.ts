@@ -1,12 +1,12 @@
 // What a node does when it starts next: boot from us, boot from us once, or from its own disk. Pure.
 import type { Next, Node } from './node.ts';
-import { stageOf, type Boot } from './timeline.ts';
+import type { Boot } from './timeline.ts';
 
-/** What was said of a node beside the YAML: by an operator, or by a boot-once that is used up. It holds until something else is said. */
+/** What was said of a node beside the YAML: by an operator, or by a boot-once that is used up. It holds until something else is said, or it is taken back. */
 export interface SaidNext {
   readonly next?: Next;
-  /** Milliseconds since 1970. */
-  readonly nextAt?: number;
+  /** The boot that had its boot set already when that was said, or taken back. */
+  readonly nextAfter?: string;
 }
 
 export function nextOf(node: Pick<Node, 'next'> | undefined, { next }: SaidNext): Next {
@@ -14,10 +14,9 @@ export function nextOf(node: Pick<Node, 'next'> | undefined, { next }: SaidNext)
 }
 
 /**
- * Whether the authenticated `ready` of this boot uses the node's boot-once up (TRAPS 1.10: nothing less does). The ready of a boot that had its script
+ * Whether the authenticated `ready` of this boot uses the node's boot-once up (TRAPS 1.10: nothing less does). The ready of the boot that had its boot set
  * before the operator said so is of the system that shall be replaced.
  */
-export function usesBootOnceUp(boot: Boot, node: Pick<Node, 'next'> | undefined, said: SaidNext): boolean {
-  if (nextOf(node, said) !== 'boot-once') return false;
-  return said.nextAt === undefined || (stageOf(boot, 'script')?.firstAt ?? boot.startedAt) >= said.nextAt;
+export function usesBootOnceUp(boot: Pick<Boot, 'id'>, node: Pick<Node, 'next'> | undefined, said: SaidNext): boolean {
+  return nextOf(node, said) === 'boot-once' && said.nextAfter !== boot.id;
 }

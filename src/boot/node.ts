@@ -1,7 +1,6 @@
 // A node: one machine with a name and MACs, as a generation holds it.
 import type { Ip4, Mac } from '../addr.ts';
 import type { ExtraOptions } from '../dhcp/option-values.ts';
-import type { Boot } from './timeline.ts';
 
 /**
  * How a node leaves the loader when it shall boot from its disk; iPXE's `exit` does not fall through on many BIOSes (TRAPS 1.9). A name that ends in `.efi` is a file
@@ -20,11 +19,14 @@ export interface Node {
   readonly ip?: Ip4;
   readonly labels: Readonly<Record<string, string>>;
   readonly vars: Readonly<Record<string, string>>;
-  readonly exit: ExitMethod;
+  /** As its YAML says; absent: what a quirk says, else `exit`. */
+  readonly exit?: ExitMethod;
   /** As its YAML says; what an operator said counts before it. */
   readonly next?: Next;
   /** The loader that its own entry or its profile asks for: a choice or a file of the set (boot/loader.ts). Absent: by its firmware. */
   readonly loader?: string;
+  /** The loader set that its own entry or its profile names (boot/loader-set.ts). Absent: the daemon's default. */
+  readonly loaders?: string;
   /** What it is told by DHCP beside its subnet's options; its own and its profile's in one. */
   readonly dhcpOptions?: ExtraOptions;
   /** The profile's name, a key of the generation's `profiles`. */
@@ -33,6 +35,6 @@ export interface Node {
 }
 
 /** A node that left the YAML while its machine was booting: that boot goes on with what its own row knows. */
-export function bareNode(boot: Boot): Node {
-  return { name: boot.node, macs: [boot.mac], labels: {}, vars: {}, exit: 'exit', profile: boot.profile, source: 'yaml' };
+export function bareNode(boot: { readonly node: string; readonly mac: Mac; readonly profile: string }): Node {
+  return { name: boot.node, macs: [boot.mac], labels: {}, vars: {}, profile: boot.profile, source: 'yaml' };
 }

@@ -2,6 +2,7 @@
 import type { Ip4, Mac } from '../addr.ts';
 import type { Digest } from '../digest.ts';
 import type { Node } from './node.ts';
+import type { Quirk } from './quirks.ts';
 import type { Arch } from './request.ts';
 
 /** A content-addressed file: its digest names it in the blob store. */
@@ -64,4 +65,6 @@ export interface Generation {
   readonly nodes: Readonly<Record<string, Node>>;
   readonly nodeByMac: Readonly<Record<Mac, string>>;
   readonly nodeByIp: Readonly<Record<Ip4, string>>;
+  /** The operators' own, in their order; absent when there are none. */
+  readonly quirks?: readonly Quirk[];
 }

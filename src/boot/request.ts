@@ -17,13 +17,25 @@ export type LoaderFeature = 'http' | 'https' | 'bzimage' | 'efi' | 'pxe' | 'elf'
 export interface Machine {
   readonly arch?: Arch;
   readonly firmware?: Firmware;
+  /** DHCP option 93, of a machine whose type we do not know: it is neither a BIOS nor one that says nothing. */
+  readonly unknownType?: number;
   /** Set for an iPXE only; empty when it listed none. */
   readonly features?: readonly LoaderFeature[];
 }
 
+/** That alone of a request. */
+export function machineOf({ arch, firmware, unknownType, features }: Machine): Machine {
+  return { ...(arch ? { arch } : {}), ...(firmware ? { firmware } : {}), ...(unknownType === undefined ? {} : { unknownType }), ...(features ? { features } : {}) };
+}
+
 /** Whether both say the same, in the same order. */
 export function sameMachine(a: Machine, b: Machine): boolean {
-  return a.arch === b.arch && a.firmware === b.firmware && a.features?.join() === b.features?.join();
+  return a.arch === b.arch && a.firmware === b.firmware && a.unknownType === b.unknownType && a.features?.join() === b.features?.join();
+}
+
+/** `architecture type 0x27`: a type that we know nothing of, as IANA lists them. */
+export function typeWords(unknownType: number): string {
+  return `architecture type 0x${unknownType.toString(16).padStart(2, '0')}`;
 }
 
 /** Plain data that survives a structured clone. */

@@ -10,12 +10,29 @@ import type { Ip4, Mac } from '../addr.ts';
 /** An enrolment later than this after the script was fetched is not that machine's, in milliseconds. */
 export const ENROL_WITHIN_MS = 10 * 60_000;
 
+/** What its initrd stage read in SMBIOS. */
+export interface Smbios {
+  readonly manufacturer?: string;
+  readonly product?: string;
+  readonly serial?: string;
+}
+
+/** Of what it says; the rest is left out: boards have names for `nothing here`. */
+export function readSmbios(said: ReadonlyMap<string, string>): Smbios {
+  const named = (['manufacturer', 'product', 'serial'] as const).flatMap((name): [string, string][] => {
+    const value = (said.get(name) ?? '').replace(/[^ -~]/g, '?').trim().slice(0, 255);
+    return /^$|^(to be filled by o\.e\.m\.|default string|not specified|none|0+)$/i.test(value) ? [] : [[name, value]];
+  });
+  return Object.fromEntries(named);
+}
+
 /** What a machine claims when it asks for its session. */
 export interface Claim {
   /** The address the request came from. */
   readonly ip: Ip4;
   readonly mac?: Mac;
   readonly bootId?: string;
+  readonly smbios?: Smbios;
 }
 
 /**

@@ -1,6 +1,7 @@
 // A boot and its stages as recorded, and what a chain of firmware is expected to show on its way to ready.
 import type { Ip4, Mac } from '../addr.ts';
 import type { Digest } from '../digest.ts';
+import type { AppliedQuirk } from './quirks.ts';
 import type { Machine } from './request.ts';
 
 /** The stages before the post-boot steps, in the order in which a machine passes them. */
@@ -8,10 +9,10 @@ export const STAGES = ['discover', 'offer', 'lease', 'loader', 'script', 'kernel
 /** `step:30-k0s` is a post-boot step; `ready` and `failed` end a boot. */
 export type StageName = (typeof STAGES)[number] | `step:${string}` | 'ready' | 'failed';
 
-/** Chains of firmware that end in our initrd stage; `-uki`: kernel, initrd and command line come in one file, with no iPXE; `-proxy`: another server gives the addresses. */
-export const CHAINS = ['bios-ipxe', 'bios-rom', 'bios-ipxe-proxy', 'uefi-rom', 'uefi-rom-proxy', 'uefi-http', 'uefi-http-proxy', 'uefi-uki', 'uefi-http-uki'] as const;
+/** Chains of firmware that end in our initrd stage; `-grub`: shim and GRUB in place of an iPXE; `-uki`: kernel, initrd and command line come in one file, with no iPXE; `-proxy`: another server gives the addresses. */
+export const CHAINS = ['bios-ipxe', 'bios-rom', 'bios-ipxe-proxy', 'uefi-rom', 'uefi-rom-proxy', 'uefi-http', 'uefi-http-proxy', 'uefi-grub', 'uefi-http-grub', 'uefi-uki', 'uefi-http-uki'] as const;
 export type Chain = (typeof CHAINS)[number];
-/** Those in which an iPXE runs a script. */
+/** Those in which an iPXE runs a script, or GRUB its configuration. */
 const BY_SCRIPT = CHAINS.filter((chain) => !chain.endsWith('-uki'));
 
 /**
@@ -22,8 +23,8 @@ export const EVIDENCE: readonly { readonly stage: StageName | 'step:'; readonly 
   { stage: 'discover', evidence: 'a DHCPDISCOVER of the machine arrived', chains: CHAINS },
   { stage: 'offer', evidence: 'our DHCPOFFER was sent', chains: CHAINS },
   { stage: 'lease', evidence: 'the lease is on disk and our DHCPACK was sent', chains: CHAINS.filter((chain) => !chain.endsWith('-proxy')) },
-  { stage: 'loader', evidence: 'the last TFTP block of the loader was acknowledged, or its last byte sent by HTTP', chains: ['bios-rom', 'uefi-rom', 'uefi-rom-proxy', 'uefi-http', 'uefi-http-proxy'] },
-  { stage: 'script', evidence: 'the script was sent to the address of the boot', chains: BY_SCRIPT },
+  { stage: 'loader', evidence: 'the last TFTP block of the loader was acknowledged, or its last byte sent by HTTP', chains: ['bios-rom', 'uefi-rom', 'uefi-rom-proxy', 'uefi-http', 'uefi-http-proxy', 'uefi-grub', 'uefi-http-grub'] },
+  { stage: 'script', evidence: "the script, or GRUB's configuration, was sent to the address of the boot", chains: BY_SCRIPT },
   { stage: 'kernel', evidence: "the kernel's last byte was sent, or the UKI's, which holds it", chains: CHAINS },
   { stage: 'initrd', evidence: "the last initrd's last byte was sent", chains: BY_SCRIPT },
   { stage: 'config', evidence: 'the initrd stage read its config, with its token', chains: CHAINS },
@@ -58,6 +59,9 @@ export interface StageDetail {
   readonly exitCode?: number;
   readonly durationMs?: number;
   readonly bytes?: number;
+  /** Of a loader: what was handed out under that name. `version` as its maker wrote it, or `unknown`. */
+  readonly digest?: Digest;
+  readonly version?: string;
   /** Up to 64 KiB of a step's output; only where it is asked for. */
   readonly tail?: string;
 }
@@ -70,6 +74,8 @@ export interface Boot {
   readonly ip?: Ip4;
   /** What its DHCP packets said of the machine: script requests say nothing of it, and are decided by the same. */
   readonly machine?: Machine;
+  /** What fitted the machine when this boot started; it holds to its end. Absent: nothing did. */
+  readonly quirks?: readonly AppliedQuirk[];
   /** `unfinished`: the machine started over, or so it seemed, before it had got a kernel. */
   readonly state: 'open' | 'ready' | 'failed' | 'unfinished';
   /** One line, when failed or unfinished. */

@@ -18,7 +18,7 @@ export function blobPath(digest: Digest, bootId?: string): string {
   return `${BLOB_ROUTE.replace(':hex', hexOf(digest))}${bootId ? `?boot=${bootId}` : ''}`;
 }
 
-/** A loader, for firmware that fetches it by HTTP; `:file` gives what the HTTP server's router reads. */
+/** A loader by its served name, for firmware that fetches it by HTTP; `:file` gives what the HTTP server's router reads. */
 export function loaderPath(file: string): string {
   return `/loaders/${file}`;
 }
@@ -47,6 +47,13 @@ export const TFTP_AUTOEXEC = 'autoexec.ipxe';
 export const TFTP_KERNEL = 'kernel';
 export const TFTP_INITRD = 'initrd';
 
+/** What GRUB asks for by itself, by TFTP and by HTTP (measured: Debian's 2.06 and 2.12); the same for all machines. */
+export const GRUB_ROOT_CFG_FILE = 'grub/grub.cfg';
+/** The node's own, which that one names. Under a MAC only: GRUB writes its own with colons. */
+export const GRUB_CFG = 'grub.cfg';
+/** That by HTTP, as the HTTP server's router reads it. */
+export const GRUB_ROUTE = `/:mac/${GRUB_CFG}`;
+
 /** The node's UKI: a loader and its kernel in one. Under a MAC only, by TFTP and by HTTP; EDK2 takes what it fetches by HTTP for a program because of the `.efi`. */
 export const UKI_FILE = 'uki.efi';
 
@@ -66,7 +73,8 @@ export function tftpPath(mac: Mac, file: string): string {
 /** What a name in a request means; `file` is to be looked up as it is. A MAC may have dashes (`${mac:hexhyp}` of iPXE), colons (`${mac}`, GRUB), neither (`${mac:hexraw}`), and PXELINUX's `01-` before it. */
 export function readTftpName(asked: string): { readonly mac?: Mac; readonly file: string } {
   const name = plainTftpName(asked);
-  const [, first, file] = /^([0-9a-f:-]+)\/([^/]+)$/i.exec(name) ?? [];
+  // What stands behind it may be of a loader set: `52-54-00-12-34-56/ipxe-2.0/snponly.efi`.
+  const [, first, file] = /^([0-9a-f:-]+)\/((?:[a-z0-9][a-z0-9._-]*\/)?[^/]+)$/i.exec(name) ?? [];
   const mac = first === undefined ? undefined : parseMac(first);
   return mac === undefined ? { file: name } : { mac, file: file! };
 }

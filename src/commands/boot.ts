@@ -1,4 +1,5 @@
 // `rackseed boot show`: one boot with its stages and their times.
+import { quirkWords } from '../boot/quirks.ts';
 import type { Boot, Stage } from '../boot/timeline.ts';
 import { createClient, type ClientOptions } from './client.ts';
 import { render, type Format } from './output.ts';
@@ -17,11 +18,14 @@ export async function bootShow(which: string, options: ClientOptions & { readonl
     { title: 'RESULT', of: (stage) => stage.detail.result },
     { title: 'MESSAGE', of: (stage) => stage.detail.message },
     { title: 'BYTES', of: (stage) => stage.detail.bytes, wide: true },
+    { title: 'VERSION', of: (stage) => stage.detail.version, wide: true },
+    { title: 'SHA256', of: (stage) => stage.detail.digest?.slice('sha256:'.length, 'sha256:'.length + 12), wide: true },
     { title: 'TOOK (MS)', of: (stage) => stage.detail.durationMs, wide: true },
   ]);
   if (options.output === 'json' || options.output === 'yaml') return table;
   const head = `boot ${boot.id} of ${boot.node} (${boot.mac}), profile ${boot.profile}: ${boot.state}${boot.why ? `: ${boot.why}` : ''}`;
-  return `${head.replace(/[\x00-\x1f\x7f-\x9f]/g, '?')}\n\n${table}`;
+  const lines = [head, ...(boot.quirks ?? []).map((quirk) => `quirks: ${quirkWords(quirk)}`)];
+  return `${lines.map((line) => line.replace(/[\x00-\x1f\x7f-\x9f]/g, '?')).join('\n')}\n\n${table}`;
 }
 
 async function newestOf(node: string, client: ReturnType<typeof createClient>): Promise<Boot | undefined> {

@@ -4,13 +4,13 @@ import { join, relative } from 'node:path';
 import type { ImageRef } from '../boot/profile.ts';
 import { servesUnlisted } from '../config/dhcp-settings.ts';
 import { compile, readProfiles } from '../config/profiles.ts';
-import type { Resolver } from '../config/resolver.ts';
+import type { LoaderNames, Resolver } from '../config/resolver.ts';
 import { readSettings, SETTINGS_PLACES, type Settings } from '../config/settings.ts';
 import { checkTls } from '../config/tls.ts';
-import { FaultsError, lineOf, type ErrorCode, type Fault } from '../errors.ts';
+import { AppError, FaultsError, lineOf, type ErrorCode, type Fault } from '../errors.ts';
 import { createImageStore, type ImageStore } from '../images/manifest.ts';
 import { imageNames, readImageSpec } from '../images/spec.ts';
-import { loadLoaders } from '../loaders.ts';
+import { loaderNames, readLoaderSets, troubleLine } from '../loader-sets.ts';
 import { SHIPPED } from '../shipped.ts';
 import { createArtifactStore, type ArtifactStore } from '../store/artifacts.ts';
 import { openReadOnly } from '../store/readonly.ts';
@@ -54,10 +54,12 @@ export async function checkCommand(options: CheckOptions, io: { readonly print: 
     try {
       const dir = short(options.profiles ?? settings?.profilesDir ?? 'boot-profiles');
       const files = await readProfiles(dir);
-      const compiled = await compile(files, whatIsHere(settings, artifacts?.store, notChecked), settings?.dhcp.subnets, settings && servesUnlisted(settings.dhcp));
+      const loaders = settings && (await readLoaders(settings, notChecked, faults));
+      if (settings && faults.some(({ file }) => file === settings.file)) codes.add('CONFIG_INVALID');
+      const compiled = await compile(files, whatIsHere(settings, artifacts?.store, loaders, notChecked), settings?.dhcp.subnets, settings && servesUnlisted(settings.dhcp));
       if (compiled.faults.length > 0) codes.add('PROFILES_INVALID');
       faults.push(...compiled.faults);
-      counted = { profiles: files.length, nodes: Object.keys(compiled.generation?.nodes ?? {}).length };
+      counted = { profiles: Object.keys(compiled.generation?.profiles ?? {}).length, nodes: Object.keys(compiled.generation?.nodes ?? {}).length };
     } finally {
       await artifacts?.close();
     }
@@ -74,7 +76,7 @@ export async function checkCommand(options: CheckOptions, io: { readonly print: 
 }
 
 /** Answers from what is on this disk; where it cannot tell it says yes and writes down that it did not look. */
-function whatIsHere(settings: Settings | undefined, artifacts: ArtifactStore | undefined, notChecked: Set<string>): Resolver {
+function whatIsHere(settings: Settings | undefined, artifacts: ArtifactStore | undefined, loaders: LoaderNames | undefined, notChecked: Set<string>): Resolver {
   const images: ImageStore | undefined = settings && existsSync(join(settings.stateDir, 'images')) ? createImageStore(settings.stateDir) : undefined;
   const unknown = (what: string): undefined => void notChecked.add(what);
   const repos = ['post-boot', ...Object.keys(settings?.repos ?? {})];
@@ -87,15 +89,22 @@ function whatIsHere(settings: Settings | undefined, artifacts: ArtifactStore | u
     commit: async (repo, ref) => (settings && !repos.includes(repo) ? undefined : (unknown(`${ref} in repository ${repo}`), NO_COMMIT)),
     repoNames: async () => repos,
     hasSteps: async (repo, _commit, dir) => repo !== 'post-boot' || hasSteps(join(SHIPPED.postBoot, dir)),
-    loaderNames: async () => {
-      try {
-        return settings && (await loadLoaders(settings.loadersDir)).names;
-      } catch {
-        return unknown(`loaders (${settings?.loadersDir} cannot be read)`);
-      }
-    },
+    loaderSets: async () => loaders,
     stepDirs: async (repo) => (repo === 'post-boot' ? readdirSync(SHIPPED.postBoot).filter((dir) => hasSteps(join(SHIPPED.postBoot, dir))) : []),
   };
+}
+
+/** As a daemon that starts or reloads now would have them. */
+async function readLoaders(settings: Settings, notChecked: Set<string>, faults: Fault[]): Promise<LoaderNames | undefined> {
+  try {
+    const sets = await readLoaderSets({ ...settings.loaders, stateDir: settings.stateDir });
+    for (const trouble of sets.troubles) notChecked.add(troubleLine(trouble));
+    return loaderNames(sets);
+  } catch (error) {
+    if (error instanceof AppError && error.code === 'CONFIG_INVALID') faults.push({ file: settings.file, ...settings.loaders.at, message: error.message, ...(error.hint ? { hint: error.hint } : {}) });
+    else notChecked.add(`loaders (${settings.loaders.dir} cannot be read)`);
+    return undefined;
+  }
 }
 
 const NO_DIGEST = `sha256:${'0'.repeat(64)}`;

@@ -1,5 +1,5 @@
 // `rackseed image build|list|show|uki`: images are built beside a running daemon; what boots changes at its next reload.
-import { copyFile } from 'node:fs/promises';
+import { copyFile, stat } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import { performance } from 'node:perf_hooks';
 import { readSettings } from '../config/settings.ts';
@@ -9,7 +9,9 @@ import { AppError, lineOf } from '../errors.ts';
 import { buildImage, PHASES, type BuildProgress } from '../images/build.ts';
 import { createImageStore, type ImageManifest, type ImageRefQuery } from '../images/manifest.ts';
 import { makeUki } from '../images/uki.ts';
+import { hasUki } from '../images/verify.ts';
 import { SHIPPED } from '../shipped.ts';
+import { createBlobStore } from '../store/blobs.ts';
 import { bytes, duration, render, type Column, type Format } from './output.ts';
 import { progressBar } from './progress.ts';
 
@@ -48,7 +50,8 @@ export async function imageBuild(name: string, options: ImageOptions & { readonl
   if (options.output === 'json' || options.output === 'yaml') return render(options.output, { ...shown(manifest), unchanged, phases }, [], []);
   const times = phases.map(({ phase, ms }) => `${phase} ${(ms / 1000).toFixed(1)} s`).join(', ');
   const what = unchanged ? 'unchanged' : `built in ${duration(performance.now() - began)} (${times})`;
-  return `image ${name} ${what}\n${render(options.output, shown(manifest), [manifest], COLUMNS)}`;
+  const lost = (await hasUki(manifest, createBlobStore(stateDir))) ? '' : `; its UKI is lost, make it again: rackseed image uki ${name}`;
+  return `image ${name} ${what}${lost}\n${render(options.output, shown(manifest), [manifest], COLUMNS)}`;
 }
 
 export async function imageList(options: ImageOptions): Promise<string> {
@@ -72,10 +75,14 @@ export async function imageShow(ref: string, options: ImageOptions): Promise<str
 export async function imageUki(ref: string, options: ImageOptions & { readonly cmdline?: string; readonly stub?: string; readonly sign?: string; readonly out?: string }): Promise<string> {
   const { name, query } = parseRef(ref);
   const { cmdline, stub, sign, out } = options;
+  const stateDir = stateOf(options);
+  if (sign !== undefined && query.digest === undefined && (await isOthers(stateDir))) {
+    throw new AppError('USAGE', `--sign: ${stateDir} is not root's, and whose it is can change what ${ref} is`, `name the build by the digest that it printed when it was made (rackseed image build ${name} --force -o wide): ${name}@sha256:…`);
+  }
   const { manifest, uki, path } = await makeUki({
     name,
     query,
-    stateDir: stateOf(options),
+    stateDir,
     ...(cmdline === undefined ? {} : { cmdline }),
     ...(stub === undefined ? {} : { stub: resolve(stub) }),
     ...(sign === undefined ? {} : { sign: resolve(sign) }),
@@ -103,6 +110,11 @@ function parseRef(ref: string): { readonly name: string; readonly query: ImageRe
   }
   const [name = '', tag] = ref.split(':');
   return { name, query: tag === undefined ? {} : { tag } };
+}
+
+/** Whether this is root, and the directory somebody else's. */
+async function isOthers(dir: string): Promise<boolean> {
+  return process.getuid?.() === 0 && ((await stat(dir).catch(() => undefined))?.uid ?? 0) !== 0;
 }
 
 function stateOf(options: ImageOptions): string {

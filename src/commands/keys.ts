@@ -1,5 +1,6 @@
 // `rackseed keys init secure-boot`: the operator's own Secure Boot keys, and how they get into a machine.
-import { resolve } from 'node:path';
+import { realpathSync } from 'node:fs';
+import { basename, dirname, join, resolve } from 'node:path';
 import { readSettings } from '../config/settings.ts';
 import { AppError } from '../errors.ts';
 import { makeSecureBootKeys } from '../images/signing.ts';
@@ -8,7 +9,7 @@ import { makeSecureBootKeys } from '../images/signing.ts';
 export async function keysInit(options: { readonly config?: string; readonly dir?: string }): Promise<string> {
   const dir = resolve(options.dir ?? 'secure-boot');
   const { stateDir } = readSettings(options.config);
-  if (`${dir}/`.startsWith(`${resolve(stateDir)}/`)) throw new AppError('USAGE', `${dir} is in the state directory, which the daemon owns; the daemon needs no key`, 'name another directory: --dir /root/secure-boot');
+  if (`${realOf(dir)}/`.startsWith(`${realOf(resolve(stateDir))}/`)) throw new AppError('USAGE', `${dir} is in the state directory, which the daemon owns; the daemon needs no key`, 'name another directory: --dir /root/secure-boot');
   await makeSecureBootKeys(dir);
   return `${dir}: PK, KEK and db, for ten years
 
@@ -22,6 +23,16 @@ Enrol, on each machine once, in the order db, KEK, PK (with PK the firmware leav
   QEMU's OVMF            python3 -m virt.firmware.vars --set-pk GUID PK.crt --add-kek GUID KEK.crt --add-db GUID db.crt --secure-boot; GUID is in owner.guid
 Option ROMs of cards are signed by Microsoft: a machine that needs one must have Microsoft's certificates in db as well.
 
-Then: rackseed image uki NAME --sign ${dir}
+Then: rackseed image uki NAME@sha256:... --sign ${dir}   (as its build printed it: rackseed image build NAME --force -o wide)
 `;
+}
+
+/** Without links, as far as it is there. */
+function realOf(path: string): string {
+  try {
+    return realpathSync(path);
+  } catch {
+    const parent = dirname(path);
+    return parent === path ? path : join(realOf(parent), basename(path));
+  }
 }

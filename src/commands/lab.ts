@@ -6,11 +6,11 @@ import { join, resolve } from 'node:path';
 import type { BlobRef } from '../boot/profile.ts';
 import type { Digest } from '../digest.ts';
 import { AppError } from '../errors.ts';
-import { buildImage, type BuildResult } from '../images/build.ts';
+import type { BuildResult } from '../images/build.ts';
 import type { ImageManifest } from '../images/manifest.ts';
 import { attachConsole, consoleTail } from '../lab/console.ts';
 import { readFirmware, type LabFirmware } from '../lab/firmware.ts';
-import { imagesDirFor, LAB_IMAGE } from '../lab/image.ts';
+import { buildLabImage, LAB_IMAGE } from '../lab/image.ts';
 import { checkLab, startLab, type Lab } from '../lab/lab.ts';
 import { releaseFrom, STANDIN, type Release } from '../lab/site.ts';
 import type { NodeReport } from '../lab/stages.ts';
@@ -113,10 +113,7 @@ export async function labCommand(options: LabCommandOptions, io: LabIo = termina
 async function ensureImage(state: string, firmware: LabFirmware, io: LabIo, signal: AbortSignal): Promise<BuildResult> {
   const began = Date.now();
   let shown: string | undefined;
-  const built = await buildImage({
-    name: LAB_IMAGE,
-    imagesDir: await imagesDirFor(firmware, state),
-    stateDir: state,
+  const built = await buildLabImage(firmware, state, {
     signal,
     onProgress({ phase, fraction, message }) {
       if (phase !== shown) io.say(`image ${LAB_IMAGE}: ${phase}`);

@@ -2,6 +2,7 @@
 import type { DiscoveredMachine } from '../discovered.ts';
 import { holdWords, type LastFailure } from '../boot/hold.ts';
 import { NEXTS, type Next } from '../boot/node.ts';
+import { quirkWords, type AppliedQuirk } from '../boot/quirks.ts';
 import { AppError } from '../errors.ts';
 import { createClient, type ClientOptions } from './client.ts';
 import { duration, render, type Column, type Format } from './output.ts';
@@ -17,6 +18,9 @@ interface NodeRow {
   readonly failedInRow: number;
   readonly lastFailure?: LastFailure;
   readonly held: boolean;
+  readonly loaders: string;
+  readonly lastLoader?: { readonly file?: string; readonly digest?: string; readonly version?: string };
+  readonly quirks: readonly (AppliedQuirk & { readonly inForce: boolean })[];
   readonly boot?: { readonly id: string; readonly state: string; readonly why?: string; readonly startedAt: number; readonly stage?: string };
 }
 
@@ -32,6 +36,9 @@ const COLUMNS: readonly Column<NodeRow>[] = [
   { title: 'MACS', of: (node) => node.macs.join(','), wide: true },
   { title: 'LABELS', of: (node) => Object.entries(node.labels).map(([name, value]) => `${name}=${value}`).join(','), wide: true },
   { title: 'UPDATE', of: (node) => (node.updatePending ? 'at next boot' : undefined), wide: true },
+  { title: 'QUIRKS', of: (node) => node.quirks.map(({ name }) => name).join(','), wide: true },
+  { title: 'LOADER SET', of: (node) => node.loaders, wide: true },
+  { title: 'LAST LOADER', of: ({ lastLoader }) => lastLoader && [lastLoader.file, lastLoader.version, lastLoader.digest?.slice(0, 'sha256:'.length + 12)].filter(Boolean).join(' '), wide: true },
   { title: 'BOOT ID', of: (node) => node.boot?.id, wide: true },
 ];
 
@@ -43,13 +50,18 @@ export async function nodeList(options: ClientOptions & { readonly output: Forma
 /** By name or by any of its MACs. */
 export async function nodeShow(node: string, options: ClientOptions & { readonly output: Format }): Promise<string> {
   const answer = await createClient(options).get<NodeRow>(`/api/nodes/${encodeURIComponent(node)}`);
-  return render(options.output, answer, [answer], options.output === 'table' ? COLUMNS.map((column) => ({ ...column, wide: false })) : COLUMNS);
+  if (options.output === 'json' || options.output === 'yaml') return render(options.output, answer, [answer], COLUMNS);
+  const table = render('wide', answer, [answer], COLUMNS.filter(({ title }) => title !== 'QUIRKS'));
+  return answer.quirks.length === 0 ? table : `${table}\n${answer.quirks.map((quirk) => `quirks: ${quirkWords(quirk)}${quirk.inForce ? '' : ', from its next boot'}\n`).join('')}`;
 }
 
-/** What the node does when it starts next. */
-export async function nodeNext(node: string, next: string, options: ClientOptions & { readonly output: Format }): Promise<string> {
-  if (!NEXTS.some((one) => one === next)) throw new AppError('USAGE', `${next}: a node does one of ${NEXTS.join(', ')}`, 'rackseed node next NODE boot-once');
-  const answer = await createClient(options).post<NodeRow>(`/api/nodes/${encodeURIComponent(node)}/next`, { next });
+/** What the node does when it starts next; `clear` takes back what was said, so that its YAML counts again. One of both. */
+export async function nodeNext(node: string, next: string | undefined, options: ClientOptions & { readonly clear?: boolean; readonly output: Format }): Promise<string> {
+  const { clear = false } = options;
+  if (clear !== (next === undefined)) throw new AppError('USAGE', clear ? `${next} or --clear, not both` : 'what shall it do next?', `one of ${NEXTS.join(', ')}, or --clear`);
+  if (!clear && !NEXTS.some((one) => one === next)) throw new AppError('USAGE', `${next}: a node does one of ${NEXTS.join(', ')}`, 'rackseed node next NODE boot-once');
+  const [client, path] = [createClient(options), `/api/nodes/${encodeURIComponent(node)}/next`];
+  const answer = await (clear ? client.delete<NodeRow>(path) : client.post<NodeRow>(path, { next }));
   return render(options.output, answer, [answer], COLUMNS);
 }
 

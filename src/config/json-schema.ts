@@ -1,6 +1,7 @@
 // JSON Schemas for editors, made from the schemas that the daemon itself reads by; docs/schema/ holds them as files.
 import { z } from 'zod';
 import { profileSchema } from './profile-schema.ts';
+import { quirksSchema } from './quirks.ts';
 import { settingsSchema } from './settings.ts';
 
 /** File name in docs/schema/ -> its text; test/unit/config-schema.test.ts holds the files against it and says how to renew them. */
@@ -8,6 +9,7 @@ export function jsonSchemas(): Readonly<Record<string, string>> {
   return {
     'rackseed.schema.json': schemaText(settingsSchema, 'rackseed.yaml', 'Settings of the rackseed daemon.'),
     'boot-profile.schema.json': schemaText(profileSchema, 'boot profile', 'One file of boot-profiles/: what to boot, and which nodes boot it.'),
+    'quirks.schema.json': schemaText(quirksSchema, 'quirks', 'boot-profiles/quirks.yaml: machines that need something else than others of their firmware.'),
   };
 }
 

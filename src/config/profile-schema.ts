@@ -2,16 +2,18 @@
 import { z } from 'zod';
 import { parseIp4, parseMac } from '../addr.ts';
 import { LOADER_CHOICES, LOADER_FILE } from '../boot/loader.ts';
+import { isLoaderSet, LOADER_SET, NO_LOADER_SET } from '../boot/loader-set.ts';
 import { UKI_LOADER } from '../boot/uki.ts';
+import { UKI_FILE } from '../boot/urls.ts';
 import { NEXTS } from '../boot/node.ts';
 import { isDigest, type Digest } from '../digest.ts';
 import { optionsSchema } from './options-map.ts';
 
 /** A number or boolean keeps the text it was written in (see document.ts); the editor's schema lets it pass unquoted. */
 const text = z.union([z.string(), z.number(), z.boolean()]).transform(String);
-const line = text.refine((value) => !/[\u0000-\u001f\u007f]/.test(value), 'must be one line without control characters');
+export const line = text.refine((value) => !/[\u0000-\u001f\u007f]/.test(value), 'must be one line without control characters');
 /** The pattern goes into the editor's schema too, which a refinement alone does not. */
-const matching = (pattern: RegExp, message: string) => text.refine((value) => pattern.test(value), message).meta({ pattern: pattern.source });
+export const matching = (pattern: RegExp, message: string) => text.refine((value) => pattern.test(value), message).meta({ pattern: pattern.source });
 
 const mac = text
   .refine((value) => parseMac(value) !== undefined, 'not a MAC address, such as 52:54:00:12:34:56')
@@ -48,10 +50,14 @@ const IMAGE = /^([a-z0-9][a-z0-9._-]*)(?::([A-Za-z0-9_][A-Za-z0-9._-]{0,127})|@(
 /** Of the schema alone the names; whether the loader set has the file is asked when names are resolved (references.ts). */
 const LOADER_WORDS = [...LOADER_CHOICES, UKI_LOADER];
 const LOADER = new RegExp(`^(${LOADER_WORDS.join('|')})$|${LOADER_FILE.source}`);
-const loader = matching(LOADER, `not a loader: ${LOADER_WORDS.join(', ')}, or a file of the loader set, such as ipxe.efi`).optional();
+const loader = matching(LOADER, `not a loader: ${LOADER_WORDS.join(', ')}, or a file of the loader set, such as ipxe.efi`)
+  .refine((value) => value !== UKI_FILE, `${UKI_FILE} is what a node's own UKI is called: write ${UKI_LOADER} for that, or give the file of the loader set another name`)
+  .optional();
+
+const loaders = text.refine(isLoaderSet, NO_LOADER_SET).meta({ pattern: LOADER_SET.source }).optional();
 
 /** iPXE reads the path as a word of its script. */
-const exit = matching(/^(exit|sanboot|[\\/]?[Ee][Ff][Ii]([\\/][A-Za-z0-9_][A-Za-z0-9._-]*)+\.efi)$/, 'must be exit, sanboot, or an .efi file of the disk, such as EFI/debian/shimx64.efi');
+export const exit = matching(/^(exit|sanboot|[\\/]?[Ee][Ff][Ii]([\\/][A-Za-z0-9_][A-Za-z0-9._-]*)+\.efi)$/, 'must be exit, sanboot, or an .efi file of the disk, such as EFI/debian/shimx64.efi');
 
 const node = z.strictObject({
   macs: z.array(mac).min(1, 'needs at least one MAC').describe('every card the machine may boot from'),
@@ -60,7 +66,8 @@ const node = z.strictObject({
   vars: vars.describe('what its post-boot scripts are told, over the profile\'s vars'),
   dhcpOptions: optionsSchema.nullish().describe("DHCP options for this node, over the profile's and its subnet's: a value, a list, or { type, value, always }"),
   loader: loader.describe("what its firmware fetches first, in place of the profile's"),
-  exit: exit.default('exit').describe('how it leaves the loader to boot from its disk: exit, sanboot, or an .efi file of the disk, such as EFI/debian/shimx64.efi'),
+  loaders: loaders.describe("the loader set that it is from, in place of the profile's"),
+  exit: exit.optional().describe('how it leaves the loader to boot from its disk: exit (default, unless a quirk says otherwise), sanboot, or an .efi file of the disk, such as EFI/debian/shimx64.efi'),
   next: z.enum(NEXTS).optional().describe('what it does when it starts next, until rackseed node next says otherwise: netboot (default), boot-once, local'),
 });
 
@@ -84,7 +91,8 @@ export const profileSchema = z.strictObject({
     .describe('name: version of each file that nodes need beside the image'),
   vars: vars.describe('what the post-boot scripts of every node of this profile are told'),
   dhcpOptions: optionsSchema.nullish().describe("DHCP options for every node of this profile, over its subnet's: a value, a list, or { type, value, always }"),
-  loader: loader.describe('what firmware fetches first: auto (by firmware), undionly, snponly, ipxe, uki (what rackseed image uki made: no iPXE), or a file of the loader set'),
+  loader: loader.describe('what firmware fetches first: auto (by firmware), undionly, snponly, ipxe, shim (Debian\'s signed shim and GRUB: no iPXE), uki (what rackseed image uki made: no iPXE), or a file of the loader set'),
+  loaders: loaders.describe('the loader set that it is from: default, a key of loaders.sets in rackseed.yaml, or one of rackseed loader add'),
   nodes: z.record(nodeName, node).nullish().describe('the machines that boot this profile'),
 });
 
@@ -94,11 +102,6 @@ export type ProfileSpec = z.output<typeof profileSchema>;
 export const NOT_YET: Readonly<Record<string, string>> = {
   match: 'name each machine under nodes until then',
   default: 'name each machine under nodes until then',
-};
-
-/** Loaders of the design that nothing serves yet, likewise. */
-export const LOADERS_NOT_YET: Readonly<Record<string, string>> = {
-  shim: 'a file of the loader set can be named: put shimx64.efi there',
 };
 
 /** Splits `name`, `name:tag`, `name@sha256:<digest>`; undefined when it is none of them. */

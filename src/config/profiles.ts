@@ -5,6 +5,7 @@ import { isScalar, isSeq } from 'yaml';
 import { parseIp4, parseMac, type Ip4, type Mac } from '../addr.ts';
 import type { ExitMethod, Node } from '../boot/node.ts';
 import type { BootSet, Generation, Profile, RootState } from '../boot/profile.ts';
+import type { Quirk } from '../boot/quirks.ts';
 import type { ExtraOptions } from '../dhcp/option-values.ts';
 import { digestOfValue, type Digest } from '../digest.ts';
 import { AppError, lineOf, type Fault } from '../errors.ts';
@@ -12,7 +13,8 @@ import { claimFaults, entriesOf, isMapping, member, type AddressSpace } from './
 import { readYaml, type YamlFile } from './document.ts';
 import { knownKeys, nearest, plainWords, zodFaults, type Path } from './faults.ts';
 import { readOptions } from './options-map.ts';
-import { LOADERS_NOT_YET, NOT_YET, profileSchema, type ProfileSpec } from './profile-schema.ts';
+import { NOT_YET, profileSchema, type ProfileSpec } from './profile-schema.ts';
+import { isQuirksFile, readQuirks } from './quirks.ts';
 import { resolveReferences, type References } from './references.ts';
 import type { Resolver } from './resolver.ts';
 
@@ -75,7 +77,9 @@ async function readIfThere(file: string): Promise<ProfileFile | undefined> {
  * that lie in none of them may be right.
  */
 export async function compile(files: readonly ProfileFile[], resolver: Resolver, subnets: readonly AddressSpace[] = [], elsewhere = false): Promise<{ readonly generation?: Generation; readonly faults: readonly Fault[] }> {
-  const { parsed, faults } = parseAll(files, subnets, elsewhere);
+  const { parsed, faults } = parseAll(files.filter(({ file }) => !isQuirksFile(file)), subnets, elsewhere);
+  const { quirks, faults: wrong } = readQuirks(files.filter(({ file }) => isQuirksFile(file)));
+  faults.push(...wrong);
   const resolved: { profile: ParsedProfile; references: References }[] = [];
   for (const profile of parsed) {
     const answer = await resolveReferences(profile.yaml, resolver);
@@ -83,7 +87,7 @@ export async function compile(files: readonly ProfileFile[], resolver: Resolver,
     resolved.push({ profile, references: answer.references });
   }
   if (faults.length > 0) return { faults: inOrder(faults) };
-  return { generation: build(resolved.map(({ profile, references }) => ({ name: profile.name, spec: profile.spec!, dhcpOptions: profile.dhcpOptions, references }))), faults: [] };
+  return { generation: build(resolved.map(({ profile, references }) => ({ name: profile.name, spec: profile.spec!, dhcpOptions: profile.dhcpOptions, references })), quirks), faults: [] };
 }
 
 function parseAll(files: readonly ProfileFile[], subnets: readonly AddressSpace[], elsewhere: boolean): { readonly parsed: readonly ParsedProfile[]; readonly faults: Fault[] } {
@@ -114,29 +118,12 @@ function parseProfile({ file, text }: ProfileFile): ParsedProfile {
     delete content[key];
     faults.push({ file, ...yaml.place([key], { key: true }), message: `${key} is not supported yet`, hint });
   }
-  faults.push(...loadersNotYet(yaml, content));
   const result = profileSchema.safeParse(content, { error: plainWords });
   if (!result.success) faults.push(...zodFaults(result.error, yaml.document, yaml.lines, file, (path) => knownKeys(profileSchema, path)));
   faults.push(...contentFaults(yaml, content));
   const { wrong, ...dhcpOptions } = dhcpOptionsOf(yaml, content);
   faults.push(...wrong);
   return { name, yaml, dhcpOptions, faults, ...(result.success ? { spec: result.data } : {}) };
-}
-
-/** Takes what is not supported yet out of `content`, so that it has the one fault. */
-function loadersNotYet(yaml: YamlFile, content: Record<string, unknown>): Fault[] {
-  const faults: Fault[] = [];
-  const without = (value: Record<string, unknown>, path: Path): Record<string, unknown> => {
-    const { loader, ...rest } = value;
-    if (typeof loader !== 'string' || !Object.hasOwn(LOADERS_NOT_YET, loader)) return value;
-    faults.push({ file: yaml.file, ...yaml.place([...path, 'loader']), message: `loader: ${loader} is not supported yet`, hint: LOADERS_NOT_YET[loader]! });
-    return rest;
-  };
-  if (isMapping(content['nodes'])) {
-    content['nodes'] = Object.fromEntries(Object.entries(content['nodes']).map(([name, node]) => [name, isMapping(node) ? without(node, ['nodes', name]) : node]));
-  }
-  if (without(content, []) !== content) delete content['loader'];
-  return faults;
 }
 
 function dhcpOptionsOf(yaml: YamlFile, content: Record<string, unknown>): DhcpOptions & { readonly wrong: readonly Fault[] } {
@@ -156,7 +143,7 @@ function contentFaults(yaml: YamlFile, content: Record<string, unknown>): Fault[
   const { file } = yaml;
   const faults: Fault[] = [];
   if (content['boot'] === 'local') {
-    for (const key of ['image', 'cmdline', 'root', 'postBoot', 'artifacts', 'vars', 'loader']) {
+    for (const key of ['image', 'cmdline', 'root', 'postBoot', 'artifacts', 'vars', 'loader', 'loaders']) {
       if (content[key] != null) faults.push({ file, ...yaml.place([key], { key: true }), message: `${key} has no meaning with boot: local` });
     }
   } else if (content['image'] === undefined && content['boot'] === undefined && !misspelt(content, ['image', 'boot'])) {
@@ -187,7 +174,7 @@ function cutParameters(yaml: YamlFile): Fault[] {
   });
 }
 
-function build(profiles: readonly { readonly name: string; readonly spec: ProfileSpec; readonly dhcpOptions: DhcpOptions; readonly references: References }[]): Generation {
+function build(profiles: readonly { readonly name: string; readonly spec: ProfileSpec; readonly dhcpOptions: DhcpOptions; readonly references: References }[], quirks: readonly Quirk[]): Generation {
   // Without prototypes: a lookup of a name that a stranger chose finds only what was put in.
   const content = { profiles: record<Profile>(), bootSets: record<BootSet>(), nodes: record<Node>(), nodeByMac: record<string>(), nodeByIp: record<string>() };
   for (const { name, spec, dhcpOptions: { ofAll, ofNode }, references } of profiles) {
@@ -200,15 +187,18 @@ function build(profiles: readonly { readonly name: string; readonly spec: Profil
       const ip: Ip4 | undefined = node.ip === undefined ? undefined : parseIp4(node.ip);
       const dhcpOptions = { ...ofAll, ...ofNode.get(nodeName) };
       // Absent and not empty: the digest of a node without options or loader is what it was before there were any.
-      const loader = node.loader ?? spec.loader ?? 'auto';
-      const more = { ...(ip ? { ip } : {}), ...(node.next ? { next: node.next } : {}), ...(loader === 'auto' ? {} : { loader }), ...(Object.keys(dhcpOptions).length > 0 ? { dhcpOptions } : {}) };
-      content.nodes[nodeName] = { name: nodeName, macs, ...more, labels: node.labels ?? {}, vars: node.vars ?? {}, exit: node.exit as ExitMethod, profile: name, source: 'yaml' };
+      // `auto` that is written comes before a quirk's loader, as any other.
+      const loader = node.loader ?? spec.loader;
+      const loaders = node.loaders ?? spec.loaders;
+      const more = { ...(ip ? { ip } : {}), ...(node.next ? { next: node.next } : {}), ...(loader ? { loader } : {}), ...(loaders ? { loaders } : {}), ...(node.exit ? { exit: node.exit as ExitMethod } : {}), ...(Object.keys(dhcpOptions).length > 0 ? { dhcpOptions } : {}) };
+      content.nodes[nodeName] = { name: nodeName, macs, ...more, labels: node.labels ?? {}, vars: node.vars ?? {}, profile: name, source: 'yaml' };
       for (const mac of macs) content.nodeByMac[mac] = nodeName;
       if (ip) content.nodeByIp[ip] = nodeName;
     }
   }
-  const id: Digest = digestOfValue(content);
-  return freeze({ id, ...content });
+  const whole = quirks.length > 0 ? { ...content, quirks } : content;
+  const id: Digest = digestOfValue(whole);
+  return freeze({ id, ...whole });
 }
 
 function bootSetOf(spec: ProfileSpec, { image, postBoot, artifacts }: References): BootSet | undefined {

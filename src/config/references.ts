@@ -1,8 +1,11 @@
 // The names in a profile against what exists: image, artifacts, commit and steps, each with "did you mean".
 import type { ArtifactRef, ImageRef, PostBootRef } from '../boot/profile.ts';
-import { LOADER_FILE } from '../boot/loader.ts';
+import { garbledByGrub, garbledWords } from '../boot/grub.ts';
+import { shimLacks, type LoaderChoice } from '../boot/loader.ts';
+import { isLoaderSet } from '../boot/loader-set.ts';
 import { UKI_LOADER } from '../boot/uki.ts';
 import { lineOf, type Fault } from '../errors.ts';
+import { isLoaderName } from '../loaders.ts';
 import { entriesOf, member } from './claims.ts';
 import type { YamlFile } from './document.ts';
 import { nearest, type Path } from './faults.ts';
@@ -42,8 +45,9 @@ export async function resolveReferences(yaml: YamlFile, resolver: Resolver): Pro
   }
   const postBoot = await asked(['postBoot'], () => resolvePostBoot(yaml, resolver, fault));
   const wishes = loaderWishes(yaml);
+  checkGrub(yaml, wishes, fault);
   await asked(['loader'], () => checkLoaders(wishes, resolver, fault, image));
-  const booted = image && wishes.some(([, wish]) => wish === UKI_LOADER) ? image : withoutUki(image);
+  const booted = image && wishes.some(({ loader }) => loader === UKI_LOADER) ? image : withoutUki(image);
   return { references: { ...(booted ? { image: booted } : {}), ...(postBoot ? { postBoot } : {}), artifacts }, faults };
 }
 
@@ -92,21 +96,56 @@ function withoutUki(image: ImageRef | undefined): ImageRef | undefined {
   return rest;
 }
 
-type Wish = readonly [Path, unknown];
+const SHIM: LoaderChoice = 'shim';
 
-/** The profile's loader and each node's. */
-function loaderWishes(yaml: YamlFile): readonly Wish[] {
-  const nodes = entriesOf(member(yaml.value, 'nodes'));
-  return [[['loader'], member(yaml.value, 'loader')], ...nodes.map(([name, node]): Wish => [['nodes', name, 'loader'], member(node, 'loader')])];
+/** What a profile or node says of its loader: the file, and the set that it is from. */
+interface Wish {
+  /** Of the node; of the profile itself the empty path. */
+  readonly at: Path;
+  readonly loader: unknown;
+  readonly loaders: unknown;
 }
 
-/** A file that the set does not have, or a UKI that the image does not have, is told where it stands, before any machine asks for it. */
+/** The profile's, and each node's. */
+function loaderWishes(yaml: YamlFile): readonly Wish[] {
+  const of = (at: Path, value: unknown): Wish => ({ at, loader: member(value, 'loader'), loaders: member(value, 'loaders') });
+  return [of([], yaml.value), ...entriesOf(member(yaml.value, 'nodes')).map(([name, node]) => of(['nodes', name], node))];
+}
+
+/** A set that is not there, a file that the set does not have, or a UKI that the image does not have, is told where it stands, before any machine asks for it. */
 async function checkLoaders(wishes: readonly Wish[], resolver: Resolver, fault: Complain, image: ImageRef | undefined): Promise<undefined> {
-  const files = wishes.filter((wish): wish is readonly [Path, string] => typeof wish[1] === 'string' && LOADER_FILE.test(wish[1]));
-  for (const [path, wish] of wishes) if (wish === UKI_LOADER && image && !image.uki) fault(path, `image ${image.name} has no UKI`, `make it: rackseed image uki ${image.name}`);
-  if (files.length === 0) return;
-  const names = await resolver.loaderNames?.();
-  for (const [path, file] of files) if (names && !names.includes(file)) fault(path, `the loader set has no ${file}`, meant(file, names) ?? 'rackseed loader list shows what it has');
+  for (const { at, loader } of wishes) if (loader === UKI_LOADER && image && !image.uki) fault([...at, 'loader'], `image ${image.name} has no UKI`, `make it: rackseed image uki ${image.name}`);
+  if (!wishes.some(({ loader, loaders }) => isFile(loader) || loader === SHIM || loaders !== undefined)) return;
+  const known = await resolver.loaderSets?.();
+  if (!known) return;
+  const inSet = (file: unknown, set: unknown, path: Path): undefined => {
+    const files = isFile(file) || file === SHIM ? known.sets.get(String(set ?? known.default)) : undefined;
+    const lacks = files && file === SHIM ? shimLacks(files) : undefined;
+    if (lacks !== undefined) fault(path, `loader: shim: ${lacks}`, 'docs/HARDWARE.md says how to get both');
+    if (files && file !== SHIM && !files.includes(file as string)) fault(path, `the loader set${set === undefined ? '' : ` ${String(set)}`} has no ${String(file)}`, meant(file as string, files) ?? 'rackseed loader list shows what it has');
+  };
+  for (const { at, loaders } of wishes) {
+    if (typeof loaders !== 'string' || !isLoaderSet(loaders) || known.sets.has(loaders)) continue;
+    fault([...at, 'loaders'], `unknown loader set ${loaders}`, meant(loaders, [...known.sets.keys()]) ?? `add it: rackseed loader add ${loaders} PATH`);
+  }
+  const [ofAll, ...ofNodes] = wishes;
+  inSet(ofAll?.loader, ofAll?.loaders, ['loader']);
+  for (const { at, loader, loaders } of ofNodes) {
+    if (loader !== undefined) inSet(loader, loaders ?? ofAll?.loaders, [...at, 'loader']);
+    // The profile's file from another set.
+    else if (loaders !== undefined) inSet(ofAll?.loader, loaders, [...at, 'loaders']);
+  }
+}
+
+/** What GRUB cannot hand on to the kernel as it stands. */
+function checkGrub(yaml: YamlFile, wishes: readonly Wish[], fault: Complain): void {
+  const cmdline = member(yaml.value, 'cmdline');
+  if (!Array.isArray(cmdline) || !wishes.some(({ loader }) => loader === SHIM)) return;
+  for (const [index, entry] of cmdline.entries()) if (garbledByGrub([String(entry)]) !== undefined) fault(['cmdline', index], garbledWords(String(entry)), 'another loader than shim hands it on');
+}
+
+function isFile(loader: unknown): boolean {
+  return typeof loader === 'string' && isLoaderName(loader);
 }
 
 function blob({ digest, size }: { readonly digest: string; readonly size: number }) {

@@ -19,8 +19,16 @@ export interface Resolver {
   repoNames(): Promise<readonly string[]>;
   hasSteps(repo: string, commit: string, dir: string): Promise<boolean>;
   stepDirs(repo: string, commit: string): Promise<readonly string[]>;
-  /** Files of the loader set; absent or undefined: not known here, and every name may be right. */
-  loaderNames?(): Promise<readonly string[] | undefined>;
+  /** Absent or undefined: not known here, and every name may be right. */
+  loaderSets?(): Promise<LoaderNames | undefined>;
+}
+
+/** The loader sets as far as a profile can be wrong about them. */
+export interface LoaderNames {
+  /** The set of nodes for which none is named. */
+  readonly default: string;
+  /** By set the names of its files. */
+  readonly sets: ReadonlyMap<string, readonly string[]>;
 }
 
 /** What the resolver asks of the images; images/ is above us, so it is named here by what it does. */
@@ -39,7 +47,7 @@ export interface RepoLookup {
 }
 
 /** The resolver of a running daemon, and of `rackseed check` beside its state. */
-export function createResolver({ images, artifacts, repos, loaders }: { readonly images: ImageLookup; readonly artifacts: Pick<ArtifactStore, 'get' | 'list'>; readonly repos: RepoLookup; readonly loaders?: readonly string[] }): Resolver {
+export function createResolver({ images, artifacts, repos, loaders }: { readonly images: ImageLookup; readonly artifacts: Pick<ArtifactStore, 'get' | 'list'>; readonly repos: RepoLookup; readonly loaders?: () => LoaderNames }): Resolver {
   return {
     image: (name, ref) => images.resolve(name, ref),
     imageNames: () => images.names(),
@@ -50,6 +58,6 @@ export function createResolver({ images, artifacts, repos, loaders }: { readonly
     repoNames: async () => repos.status().map((repo) => repo.name),
     hasSteps: (repo, commit, dir) => repos.hasSteps(repo, commit, dir),
     stepDirs: (repo, commit) => repos.list(repo, commit),
-    loaderNames: async () => loaders,
+    loaderSets: async () => loaders?.(),
   };
 }

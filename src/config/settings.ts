@@ -6,6 +6,7 @@ import { z } from 'zod';
 import type { Ip4 } from '../addr.ts';
 import { DEFAULT_MAX_STREAMS } from '../boot/admission.ts';
 import { FAILURES_BEFORE_HOLD } from '../boot/hold.ts';
+import { BUILT_IN_SET, isLoaderSet, LOADER_SET, NO_LOADER_SET } from '../boot/loader-set.ts';
 import type { DhcpSettings } from '../dhcp/links.ts';
 import { AppError, FaultsError, type Fault } from '../errors.ts';
 import { dhcpSchema } from './dhcp-schema.ts';
@@ -18,6 +19,8 @@ import { tlsPlaces, tlsSchema, type TlsSettings } from './tls.ts';
 
 export type { DhcpSettings, SubnetSettings } from '../dhcp/links.ts';
 export type { TftpSettings } from './tftp-settings.ts';
+
+const loaderSet = z.string().refine(isLoaderSet, NO_LOADER_SET).meta({ pattern: LOADER_SET.source });
 
 /** The one source of what may stand in rackseed.yaml: check, editor schema and docs come from it. */
 export const settingsSchema = z.strictObject({
@@ -46,7 +49,13 @@ export const settingsSchema = z.strictObject({
       port: z.number().int().min(0).max(65535).default(8081).describe('on 127.0.0.1 only; 0 = none'),
     })
     .prefault({}),
-  loaders: z.strictObject({ dir: z.string().default('/usr/lib/ipxe') }).prefault({}),
+  loaders: z
+    .strictObject({
+      dir: z.string().default('/usr/lib/ipxe').describe('the built-in loader set: a directory with iPXE\'s programs'),
+      sets: z.record(loaderSet, z.string()).default({}).describe('further loader sets by name, each a directory; those of rackseed loader add need no entry'),
+      default: loaderSet.optional().describe('the loader set of machines whose profile names none; default: the built-in one'),
+    })
+    .prefault({}),
   repos: z
     .record(z.string().regex(/^[a-z0-9][a-z0-9._-]*$/, 'not a repository name: lower-case letters, digits and . _ -'), z.strictObject({ url: z.string().min(1), refresh: duration.default('5m') }))
     .default({})
@@ -74,7 +83,7 @@ export interface Settings {
   /** Absent: never. */
   readonly blobs: { readonly scrubSeconds?: number };
   readonly api: { readonly socket: string; readonly port: number };
-  readonly loadersDir: string;
+  readonly loaders: { readonly dir: string; readonly sets: Readonly<Record<string, string>>; readonly default: string; /** Where the default stands. */ readonly at: { readonly line: number; readonly column: number } };
   readonly repos: Readonly<Record<string, { readonly url: string; readonly refreshSeconds: number }>>;
   /** As it was written: null = stay who we are; absent = `rackseed`, if there is such a user. */
   readonly user?: string | null;
@@ -111,7 +120,7 @@ export function parseSettings(text: string, file: string): Settings {
   const stateDir = resolve(base, raw.stateDir);
   const { dhcp, faults: wrong } = dhcpSettings(raw.dhcp, yaml);
   const { tftp, faults: wrongToo } = tftpSettings(raw.tftp, yaml);
-  const faults = [...yaml.faults, ...wrong, ...wrongToo, ...emptyUser(yaml), ...portsAlike(yaml, raw.http)];
+  const faults = [...yaml.faults, ...wrong, ...wrongToo, ...emptyUser(yaml), ...portsAlike(yaml, raw.http), ...builtInSet(yaml, raw.loaders.sets)];
   if (faults.length > 0) throw new FaultsError('CONFIG_INVALID', faults);
   return {
     file,
@@ -123,7 +132,7 @@ export function parseSettings(text: string, file: string): Settings {
     http: { port: raw.http.port, ...(raw.http.threads === undefined ? {} : { threads: raw.http.threads }), ...(raw.http.tls ? { tls: { port: raw.http.tls.port, cert: resolve(base, raw.http.tls.cert), key: resolve(base, raw.http.tls.key), at: tlsPlaces(yaml) } } : {}), maxStreams: raw.http.maxStreams, cacheBytes: bytesOf(raw.http.cacheBytes), ...(raw.http.publicBase ? { publicBase: raw.http.publicBase.replace(/\/+$/, '') } : {}), ...(raw.http.listen ? { listen: raw.http.listen } : {}) },
     blobs: raw.blobs.scrub === 'off' ? {} : { scrubSeconds: seconds(raw.blobs.scrub) },
     api: { socket: raw.api.socket ? resolve(base, raw.api.socket) : resolve(stateDir, 'api.sock'), port: raw.api.port },
-    loadersDir: resolve(base, raw.loaders.dir),
+    loaders: { dir: resolve(base, raw.loaders.dir), sets: Object.fromEntries(Object.entries(raw.loaders.sets).map(([name, dir]) => [name, resolve(base, dir)])), default: raw.loaders.default ?? BUILT_IN_SET, at: yaml.place(['loaders', 'default']) },
     repos: Object.fromEntries(Object.entries(raw.repos).map(([name, repo]) => [name, { url: repo.url, refreshSeconds: seconds(repo.refresh) }])),
     ...(raw.user === undefined ? {} : { user: raw.user }),
     logLevel: raw.log.level,
@@ -138,4 +147,8 @@ function emptyUser(yaml: YamlFile): Fault[] {
 
 function portsAlike(yaml: YamlFile, { port, tls }: { readonly port: number; readonly tls?: { readonly port: number } | undefined }): Fault[] {
   return tls?.port === port ? [{ file: yaml.file, ...yaml.place(['http', 'tls', 'port']), message: `http.tls.port: ${port} is the port of plain HTTP`, hint: 'HTTPS needs one of its own; its default is 8443' }] : [];
+}
+
+function builtInSet(yaml: YamlFile, sets: Readonly<Record<string, string>>): Fault[] {
+  return Object.hasOwn(sets, BUILT_IN_SET) ? [{ file: yaml.file, ...yaml.place(['loaders', 'sets', BUILT_IN_SET], { key: true }), message: `${BUILT_IN_SET} is the built-in loader set`, hint: 'its directory is loaders.dir' }] : [];
 }

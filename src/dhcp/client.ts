@@ -46,7 +46,8 @@ export function identify(packet: Packet, serve?: Serve): BootRequest {
   const platform = platformOf(options, vendorClass);
   if (platform) {
     if (platform.arch) request.arch = platform.arch;
-    request.firmware = platform.firmware;
+    if (platform.firmware) request.firmware = platform.firmware;
+    if (platform.unknownType !== undefined) request.unknownType = platform.unknownType;
   }
   if (asker === 'ipxe') request.features = featuresOf(options);
   if (vendorClass !== '' && (asker === 'rom' || asker === 'ipxe')) request.vendorClass = printable(vendorClass);
@@ -61,10 +62,7 @@ function askerOf(options: Options, vendorClass: string): Asker {
   return vendorClass.startsWith('PXEClient') || vendorClass.startsWith('HTTPClient') ? 'rom' : 'os';
 }
 
-interface Platform {
-  readonly arch?: Arch;
-  readonly firmware: Firmware;
-}
+type Platform = Pick<BootRequest, 'arch' | 'firmware' | 'unknownType'>;
 
 /**
  * The first type of the list that we know; else the one inside `PXEClient:Arch:00007:UNDI:003016`, for ROMs that leave 93 out. The word before it says which protocol
@@ -72,21 +70,19 @@ interface Platform {
  */
 function platformOf(options: Options, vendorClass: string): Platform | undefined {
   const platform = typeOf(options, vendorClass);
-  if (vendorClass.startsWith('HTTPClient') && platform?.firmware !== 'uefi-http') return platform?.firmware === 'uefi' ? { ...platform, firmware: 'uefi-http' } : UNKNOWN_HTTP;
+  // A BIOS has no HTTP Boot: which processor this has is not known, and no loader is for it.
+  if (vendorClass.startsWith('HTTPClient') && platform?.firmware === 'bios') return { firmware: 'uefi-http' };
+  if (vendorClass.startsWith('HTTPClient')) return { ...platform, firmware: 'uefi-http' };
   if (vendorClass.startsWith('PXEClient') && platform?.firmware === 'uefi-http') return { ...platform, firmware: 'uefi' };
   return platform;
 }
 
-/** A BIOS has no HTTP Boot: which processor this has is not known, and no loader is for it. */
-const UNKNOWN_HTTP: Platform = { firmware: 'uefi-http' };
-
 function typeOf(options: Options, vendorClass: string): Platform | undefined {
-  for (const type of uint16sOf(options, OPT.clientArch)) {
-    const known = ARCHITECTURES[type];
-    if (known) return known;
-  }
   const inClass = /^(?:PXE|HTTP)Client:Arch:(\d{5})/.exec(vendorClass);
-  return inClass ? ARCHITECTURES[Number(inClass[1])] : undefined;
+  const types = [...uint16sOf(options, OPT.clientArch), ...(inClass ? [Number(inClass[1])] : [])];
+  const known = types.find((type) => ARCHITECTURES[type]);
+  if (known !== undefined) return ARCHITECTURES[known];
+  return types[0] === undefined ? undefined : { unknownType: types[0] };
 }
 
 function featuresOf(options: Options): LoaderFeature[] {

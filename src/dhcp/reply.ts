@@ -2,6 +2,7 @@
 import { broadcastOf, netmask, type Ip4 } from '../addr.ts';
 import type { BootDecision } from '../boot/decide.ts';
 import type { Node } from '../boot/node.ts';
+import type { Quirked, QuirkSend } from '../boot/quirks.ts';
 import type { BootRequest } from '../boot/request.ts';
 import { loaderName, loaderPath, scriptPath, TFTP_SCRIPT } from '../boot/urls.ts';
 import { fqdnReply, hostNameOf } from './names.ts';
@@ -21,8 +22,8 @@ export interface ReplyParts {
   /** The packet that is answered. */
   readonly packet: Packet;
   readonly request: BootRequest;
-  /** The Booter's Answer: what was decided, for which node. */
-  readonly answer: { readonly decision: BootDecision; readonly node?: Node };
+  /** The Booter's Answer: what was decided, for which node, and what its quirks say. */
+  readonly answer: { readonly decision: BootDecision; readonly node?: Node } & Quirked;
   readonly subnet: ServedSubnet;
   /** Port of the HTTP server for machines on `subnet.serverIp`. */
   readonly httpPort: number;
@@ -65,23 +66,29 @@ export function renderInform(parts: ReplyParts): Packet | undefined {
 export function renderProxy(parts: ReplyParts, type: 'offer' | 'ack'): Packet | undefined {
   const boot = bootFields(parts);
   if (!boot) return undefined;
-  const { packet, request } = parts;
+  const { packet, request, answer: { quirks } } = parts;
   const options: Options = new Map(opening(parts, type));
-  if (type === 'offer' && asksAt4011(request)) {
+  if (type === 'offer' && asksAt4011(request, quirks)) {
     options.set(OPT.vendorClass, text('PXEClient'));
+    // Discovery control means a boot file that is not in this one: only what a quirk says itself.
+    const vendor = (quirks?.option43 ?? 'auto') === 'auto' ? undefined : vendorSpecific(request, quirks);
+    if (vendor) options.set(OPT.vendorSpecific, vendor);
     setEchoes(packet, options);
     return { ...answering(packet), siaddr: boot.siaddr, options };
   }
   for (const [tag, value] of boot.options) options.set(tag, value);
+  // An iPXE that EDK2's PXE started takes this for its lease, whoever gave that (2.0; 1.0.0 asks again): without mask and router it would know no way beyond its link.
+  if (type === 'ack' && parts.subnet.mode === 'full') setNetworkOptions(parts, options);
   // What makes an iPXE wait for a proxy is answered by being one; its vendor class tells it that this is one (ipxe: dhcp_discovery_rx).
   if (request.asker === 'ipxe') options.set(OPT.vendorClass, text('PXEClient'));
   setEchoes(packet, options);
   return { ...answering(packet), ciaddr: type === 'ack' ? packet.ciaddr : NO_IP, siaddr: boot.siaddr, file: boot.file, options };
 }
 
-/** Whether the boot file comes by a REQUEST to port 4011 only. */
-function asksAt4011({ asker, firmware }: BootRequest): boolean {
-  return asker === 'rom' && firmware === 'uefi';
+/** Whether the boot file comes by a REQUEST to port 4011 only. HTTP Boot knows no such port. */
+function asksAt4011({ asker, firmware }: BootRequest, { proxyStyle = 'auto' }: QuirkSend = {}): boolean {
+  if (asker !== 'rom' || firmware === 'uefi-http') return false;
+  return proxyStyle === 'auto' ? firmware === 'uefi' : proxyStyle === 'port-4011';
 }
 
 /** NAK: `why` is for the client's log. A relayed one is broadcast by the relay, since the client's address is wrong (RFC 2131 section 4.3.2). */
@@ -155,19 +162,27 @@ function bootFields(parts: ReplyParts): BootFields | undefined {
 }
 
 /** The boot file in the BOOTP field and in option 67: U-Boot reads only the field, others only the option (TRAPS 1.2). */
-function fields({ request, subnet, packet }: ReplyParts, file: string): BootFields {
+function fields({ request, answer, subnet, packet }: ReplyParts, file: string): BootFields {
   const { serverIp } = subnet;
   const options: (readonly [number, Uint8Array])[] = [[OPT.tftpServer, text(serverIp)], [OPT.bootFile, text(file)]];
   if (parameterListOf(packet.options)?.includes(OPT.tftpAddresses)) options.push([OPT.tftpAddresses, ips(serverIp)]);
   if (request.asker === 'rom') {
     // Without it the firmware takes the answer for one to somebody else.
     options.push([OPT.vendorClass, text(request.firmware === 'uefi-http' ? 'HTTPClient' : 'PXEClient')]);
-    if (request.firmware === 'bios' || request.firmware === undefined) options.push([OPT.vendorSpecific, subOptions([[PXE_DISCOVERY_CONTROL, uint8(PXE_SKIP_DISCOVERY)]])]);
+    const vendor = vendorSpecific(request, answer.quirks);
+    if (vendor) options.push([OPT.vendorSpecific, vendor]);
   }
   // Inside 175; as an option of its own it does nothing (TRAPS 1.5).
   if (request.asker === 'ipxe') options.push([OPT.ipxe, subOptions([[IPXE_NO_PXEDHCP, uint8(1)]])]);
   // Longer than the field: the option alone carries it.
   return { siaddr: serverIp, file: file.length < 128 ? file : '', options };
+}
+
+/** Option 43 of a PXE ROM: BIOS is told to use the boot file of this very answer, UEFI nothing (TRAPS 1.1), unless a quirk says otherwise. */
+function vendorSpecific({ firmware }: BootRequest, { option43 = 'auto' }: QuirkSend = {}): Uint8Array | undefined {
+  if (firmware === 'uefi-http' || option43 === 'none') return undefined;
+  if (option43 !== 'auto') return Uint8Array.from(Buffer.from(option43.replaceAll(':', ''), 'hex'));
+  return firmware === 'bios' || firmware === undefined ? subOptions([[PXE_DISCOVERY_CONTROL, uint8(PXE_SKIP_DISCOVERY)]]) : undefined;
 }
 
 function opening({ subnet }: ReplyParts, type: MessageName): [number, Uint8Array][] {

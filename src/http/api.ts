@@ -3,13 +3,16 @@ import type { FastifyInstance } from 'fastify';
 import { parseMac } from '../addr.ts';
 import { isHeld } from '../boot/hold.ts';
 import { nextOf } from '../boot/next.ts';
-import { NEXTS, type Node } from '../boot/node.ts';
+import { NEXTS, type Next, type Node } from '../boot/node.ts';
 import type { Generation } from '../boot/profile.ts';
-import type { Boot } from '../boot/timeline.ts';
+import { quirkWords, sentBy } from '../boot/quirks.ts';
+import { stageOf, type Boot } from '../boot/timeline.ts';
+import { quirksOfNode } from '../boot-quirks.ts';
 import { AppError } from '../errors.ts';
 import { nearest } from '../config/faults.ts';
 import type { Swap } from '../config/generations.ts';
 import type { Discovered } from '../discovered.ts';
+import type { LoaderSets } from '../loader-sets.ts';
 import type { Metrics } from '../metrics.ts';
 import type { ArtifactStore } from '../store/artifacts.ts';
 import type { BootStore } from '../store/boots.ts';
@@ -41,6 +44,8 @@ export interface ApiParts {
   readonly leases: LeaseAdmin;
   readonly dhcp: DhcpAdmin;
   readonly discovered: Discovered;
+  /** What is handed out now. */
+  readonly loaders: () => LoaderSets;
   readonly metrics: Metrics;
 }
 
@@ -53,6 +58,12 @@ export async function apiRoutes(app: FastifyInstance, parts: ApiParts): Promise<
     const history = await boots.history(node.name);
     const { running, lastGood, failedInRow, lastFailure, heldAt } = history;
     const assigned = generation.profiles[node.profile]?.bootSet;
+    const held = isHeld(history, assigned, parts.holdAfter);
+    const quirks = quirksOfNode(node, await nodes.seen(node.name), generation, latest);
+    const next = nextOf(node, history);
+    // It has no boots: what fits is sent whenever it asks.
+    const goesToDisk = assigned === undefined || next === 'local';
+    const had = latest?.quirks?.map(quirkWords) ?? [];
     return {
       name: node.name,
       profile: node.profile,
@@ -60,18 +71,30 @@ export async function apiRoutes(app: FastifyInstance, parts: ApiParts): Promise<
       ip: node.ip,
       labels: node.labels,
       source: node.source,
+      loader: node.loader ?? 'auto',
+      loaders: node.loaders ?? parts.loaders().default,
+      lastLoader: latest && loaderOf(latest),
       assigned,
       running,
       lastGood,
       updatePending: running !== undefined && assigned !== running,
-      exit: node.exit,
-      next: nextOf(node, history),
+      exit: node.exit ?? sentBy(quirks)?.exit ?? 'exit',
+      // What its next boot gets, and whether it is sent already.
+      quirks: quirks.map((quirk) => ({ ...quirk, inForce: goesToDisk || had.includes(quirkWords(quirk)) })),
+      next,
       failedInRow,
       lastFailure,
-      held: isHeld(history, assigned, parts.holdAfter),
-      heldAt,
+      held,
+      // Of another boot set it is held no more; it is again, since then, if the one that failed comes back before anything was booted.
+      heldAt: held ? heldAt : undefined,
       boot: latest && summary(latest),
     };
+  };
+
+  const say = async (node: Node, next: Next | undefined) => {
+    await boots.say(node.name, next);
+    await parts.events.add({ at: parts.now(), kind: NODE_NEXT, node: node.name, detail: { next: next ?? 'as its YAML says' } });
+    return nodeView(node);
   };
 
   app.get('/metrics', async (_request, reply) => reply.type(parts.metrics.contentType).send(await parts.metrics.render()));
@@ -98,15 +121,17 @@ export async function apiRoutes(app: FastifyInstance, parts: ApiParts): Promise<
     const node = findNode(parts.generation(), request.params.node);
     const said = (request.body as { next?: unknown } | undefined)?.next;
     const next = NEXTS.find((one) => one === said);
-    if (!next) throw new AppError('REQUEST_INVALID', `next: must be ${NEXTS.join(', ')}`);
-    await boots.say(node.name, next, parts.now());
-    await parts.events.add({ at: parts.now(), kind: NODE_NEXT, node: node.name, detail: { next } });
-    return nodeView(node);
+    if (!next) throw new AppError('REQUEST_INVALID', `next: must be one of ${NEXTS.join(', ')}`);
+    return say(node, next);
   });
+
+  app.delete<{ Params: { node: string } }>('/api/nodes/:node/next', async (request) => say(findNode(parts.generation(), request.params.node), undefined));
 
   app.post<{ Params: { node: string } }>('/api/nodes/:node/release', async (request) => {
     const node = findNode(parts.generation(), request.params.node);
-    const { failedInRow } = await boots.history(node.name);
+    const history = await boots.history(node.name);
+    const { failedInRow } = history;
+    if (!isHeld(history, parts.generation().profiles[node.profile]?.bootSet, parts.holdAfter)) throw new AppError('NODE_NOT_HELD', `${node.name} is not held`, 'rackseed node list shows which are');
     await boots.release(node.name);
     await parts.events.add({ at: parts.now(), kind: NODE_RELEASED, node: node.name, detail: { failedInRow } });
     return nodeView(node);
@@ -134,6 +159,10 @@ export async function apiRoutes(app: FastifyInstance, parts: ApiParts): Promise<
 
   leaseRoutes(app, parts.leases);
   dhcpRoutes(app, parts.dhcp);
+  app.get('/api/loaders', async () => {
+    const { default: defaultSet, sets, troubles } = parts.loaders();
+    return { default: defaultSet, sets: sets.map(({ name, dir, addedAt, files }) => ({ name, dir, addedAt, files })), troubles };
+  });
   app.get('/api/artifacts', async () => ({ artifacts: await artifacts.list() }));
   app.get('/api/generation', async () => {
     const generation = parts.generation();
@@ -159,4 +188,10 @@ function shown({ tokenHash: _secret, ...boot }: Boot) {
 
 function summary({ id, state, why, startedAt, endedAt, stages }: Boot) {
   return { id, state, why, startedAt, endedAt, stage: stages.at(-1)?.name };
+}
+
+/** What firmware was handed out in this boot, as far as it was seen. */
+function loaderOf(boot: Boot) {
+  const seen = stageOf(boot, 'loader')?.detail;
+  return seen && { file: seen.message, digest: seen.digest, version: seen.version };
 }

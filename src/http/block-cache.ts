@@ -113,17 +113,25 @@ export function createBlockCache(bytes: number): BlockCache {
     if (slot.users++ === 0) lent++;
     slot.usedAt = ++clock;
   }
-  function unuse(slot: Slot): void {
-    if (--slot.users === 0) lent--;
-  }
-  const blockOf = (slot: Slot): LentBlock => ({
+  /** A class, because an accessor in a literal is defined anew for each block, at the price of all else here. */
+  class Block implements LentBlock {
+    readonly #slot: Slot;
+    constructor(slot: Slot) {
+      this.#slot = slot;
+    }
     get bytes() {
-      return slot.page.bytes.subarray(0, slot.length);
-    },
-    length: slot.length,
-    address: slot.page.address,
-    release: () => unuse(slot),
-  });
+      return this.#slot.page.bytes.subarray(0, this.#slot.length);
+    }
+    get length() {
+      return this.#slot.length;
+    }
+    get address() {
+      return this.#slot.page.address;
+    }
+    release() {
+      if (--this.#slot.users === 0) lent--;
+    }
+  }
 
   function load(blob: VerifiedBlob, index: number): Slot | undefined {
     const slot = freeSlot();
@@ -171,12 +179,12 @@ export function createBlockCache(bytes: number): BlockCache {
           try {
             await slot.loading;
           } catch (error) {
-            unuse(slot);
+            new Block(slot).release();
             // Another download's file may be another one than ours.
             if (known) continue;
             throw error;
           }
-          return blockOf(slot);
+          return new Block(slot);
         }
       }
       return {
@@ -191,7 +199,7 @@ export function createBlockCache(bytes: number): BlockCache {
             // Half of the slots are for those who come to a block that nobody has yet; one that is lent is none of these.
             if (slot.users === 0 && 2 * lent >= capacity) break;
             use(slot);
-            run.push(blockOf(slot));
+            run.push(new Block(slot));
             reader.next = index + run.length - 1;
           }
           return run;

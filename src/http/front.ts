@@ -7,7 +7,7 @@ import { MessageChannel, Worker } from 'node:worker_threads';
 import type { Ip4 } from '../addr.ts';
 import type { Booter } from '../booter.ts';
 import { AppError } from '../errors.ts';
-import type { Loaders } from '../loaders.ts';
+import { servedOf, type Loaders } from '../loaders.ts';
 import { lineWriter, type Log } from '../log.ts';
 import type { HttpFigures } from '../metrics.ts';
 import { libc } from '../net/libc.ts';
@@ -53,6 +53,8 @@ export interface Front {
   figures(): HttpFigures;
   /** New connections get this certificate. */
   setTls(pair: { readonly cert: string; readonly key: string }): void;
+  /** What `loaders` has now is what all threads hand out. */
+  renewLoaders(): void;
   /** The workers that run now, by number: for tests, which end one. */
   readonly workers: readonly (Worker | undefined)[];
   stop(): Promise<void>;
@@ -100,7 +102,7 @@ export async function startFront(parts: FrontParts): Promise<Front> {
       files: files[index]!.shared,
       pumps: Math.ceil(availableParallelism() / count),
       gitLimits: { children: Math.ceil(GIT_CHILDREN / count) },
-      loaders: loaders.names.map((name) => ({ name, digest: loaders.digests[name]!, bytes: loaders.get(name)! })),
+      loaders: servedOf(loaders),
       repos: { dirs: Object.fromEntries(repos.status().flatMap(({ name }) => (repos.dir(name) === undefined ? [] : [[name, repos.dir(name)!]]))), environment: { ...repos.environment() } },
     };
     let worker: Worker;
@@ -178,6 +180,9 @@ export async function startFront(parts: FrontParts): Promise<Front> {
       if (!tls) return;
       tls = { cert, key, ticketKeys };
       for (const worker of workers) worker?.postMessage({ kind: 'tls', options: tls } satisfies ToThread);
+    },
+    renewLoaders() {
+      for (const worker of workers) worker?.postMessage({ kind: 'loaders', loaders: servedOf(loaders) } satisfies ToThread);
     },
     workers,
     stop,

@@ -1,10 +1,11 @@
 // The routes that machines call on their way up: script, enrolment, config, facts, reports. Text only, never JSON errors, never a stack.
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import { parseMac } from '../addr.ts';
+import { GRUB_ROOT_CFG, grubFor, renderGrubTrouble } from '../boot/grub.ts';
 import { renderTrouble, scriptFor } from '../boot/ipxe.ts';
-import { isReportable, renderConfig, type Report } from '../boot/session.ts';
+import { isReportable, readSmbios, renderConfig, type Report } from '../boot/session.ts';
 import type { Stage, StageDetail } from '../boot/timeline.ts';
-import { ENROL_PATH, SCRIPT_ROUTE, sessionPath } from '../boot/urls.ts';
+import { ENROL_PATH, GRUB_CFG, GRUB_ROOT_CFG_FILE, GRUB_ROUTE, SCRIPT_ROUTE, sessionPath } from '../boot/urls.ts';
 import type { Booter, Session } from '../booter.ts';
 import type { Log } from '../log.ts';
 import { factsAsEnvironment, factsOf } from '../postboot/facts.ts';
@@ -34,13 +35,28 @@ export async function machineRoutes(app: FastifyInstance, { booter, log, publicB
     return sendText(reply, 200, scriptFor(answer, { mac, baseUrl: baseUrlOf(request), publicBase }));
   });
 
+  // The same for all, and nothing is said of anybody.
+  app.get(`/${GRUB_ROOT_CFG_FILE}`, (_request, reply) => sendText(reply, 200, GRUB_ROOT_CFG));
+
+  app.get<{ Params: { mac: string } }>(GRUB_ROUTE, async (request, reply) => {
+    const mac = parseMac(request.params.mac);
+    if (!mac) return refuse(reply, 404, 'NODE_UNKNOWN', 'this is not a MAC address');
+    const ip = remoteIp4(request);
+    const to = { mac, baseUrl: baseUrlOf(request), via: 'http' } as const;
+    const answer = await booter.ask({ via: 'http', mac, ...(ip ? { ip } : {}), wants: 'script' }).catch((error: unknown) => void log.error({ err: error, mac, ip }, 'script not decided'));
+    if (!answer) return sendText(reply, 200, renderGrubTrouble());
+    const { boot } = answer;
+    if (boot && answer.decision.kind === 'boot' && request.method === 'GET') reply.raw.once('finish', () => void booter.seen(boot.id, 'script', { message: GRUB_CFG }));
+    return sendText(reply, 200, grubFor(answer, to));
+  });
+
   app.post(ENROL_PATH, async (request, reply) => {
     const ip = remoteIp4(request);
     if (!ip) return refuse(reply, 403, 'ENROL_REFUSED', 'only IPv4 machines enrol');
     const said = pairsOf(request.body);
     const mac = parseMac(said.get('mac') ?? '');
     const bootId = said.get('boot');
-    const enrolment = await booter.enrol({ ip, ...(mac ? { mac } : {}), ...(bootId ? { bootId } : {}) });
+    const enrolment = await booter.enrol({ ip, ...(mac ? { mac } : {}), ...(bootId ? { bootId } : {}), smbios: readSmbios(said) });
     if (enrolment.kind === 'enrolled') return sendText(reply, 201, `boot ${enrolment.boot.id}\ntoken ${enrolment.token}\n`);
     return enrolment.kind === 'replayed' ? refuse(reply, 409, 'ENROLLED_ALREADY', enrolment.why) : refuse(reply, 403, 'ENROL_REFUSED', enrolment.why);
   });

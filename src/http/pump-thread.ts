@@ -4,7 +4,7 @@ import { createPoll } from '../net/epoll.ts';
 import { libc } from '../net/libc.ts';
 import { openPour, type Pour } from '../net/pour.ts';
 import { listenToBell } from '../threads/bell.ts';
-import { stepBack } from '../threads/nice.ts';
+import { NICE_OF_PUMPS, stepBack } from '../threads/nice.ts';
 import { createQueue, type Queue } from '../threads/queue.ts';
 import type { FromPump, Piece, PumpData, ToPump } from './pump-messages.ts';
 
@@ -45,7 +45,7 @@ function pump({ epoll, rope }: PumpData): void {
   const c = libc();
   const pour: Pour | undefined = openPour();
   if (!c || !pour) return say({ kind: 'ready', pours: false });
-  stepBack();
+  stepBack(NICE_OF_PUMPS);
   const poll = createPoll(c, epoll);
   const bell = listenToBell(c, rope);
   poll.add(bell.fd, BELL);

@@ -48,7 +48,7 @@ export async function createHttp(kind: 'machines' | 'people', log: Log, routes: 
 
 function statusOf(error: AppError): number {
   if (error.code.endsWith('_UNKNOWN')) return 404;
-  if (error.code === 'NODE_IN_YAML') return 409;
+  if (error.code === 'NODE_IN_YAML' || error.code === 'NODE_NOT_HELD') return 409;
   if (error.code === 'BUSY') return 503;
   return error.exit === 65 || error.exit === 64 ? 422 : 500;
 }

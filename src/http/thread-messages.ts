@@ -3,6 +3,7 @@ import type { MessagePort } from 'node:worker_threads';
 import type { Ip4 } from '../addr.ts';
 import type { Booter } from '../booter.ts';
 import type { Digest } from '../digest.ts';
+import type { ServedLoaders } from '../loaders.ts';
 import type { Verdict } from '../store/verdicts.ts';
 import type { CrossingError } from '../threads/rpc.ts';
 import type { PartsBook } from './coverage.ts';
@@ -42,12 +43,12 @@ export interface ThreadData {
   readonly cacheBytes: number;
   readonly publicBase?: string;
   readonly gitLimits: Partial<GitLimits>;
-  readonly loaders: readonly { readonly name: string; readonly digest: Digest; readonly bytes: Uint8Array }[];
+  readonly loaders: ServedLoaders;
   readonly repos: { readonly dirs: Readonly<Record<string, string>>; readonly environment: Readonly<Record<string, string | undefined>> };
 }
 
-/** `verdict`: on a blob's file, of whoever read it. */
-export type ToThread = { readonly kind: 'stop' } | { readonly kind: 'tls'; readonly options: TlsOptions } | { readonly kind: 'verdict'; readonly verdict: Verdict };
+/** `verdict`: on a blob's file, of whoever read it. `loaders`: from now on. */
+export type ToThread = { readonly kind: 'stop' } | { readonly kind: 'loaders'; readonly loaders: ServedLoaders } | { readonly kind: 'tls'; readonly options: TlsOptions } | { readonly kind: 'verdict'; readonly verdict: Verdict };
 
 export type FromThread =
   | { readonly kind: 'listening' | 'stopped' }

@@ -1,14 +1,14 @@
 // A worker thread of the machines' HTTP server: the routes and listeners, with the Booter in the main thread. Started by front.ts only.
 import { parentPort, workerData, type MessagePort } from 'node:worker_threads';
 import type { Booter } from '../booter.ts';
-import type { Loaders } from '../loaders.ts';
+import { createShelf } from '../loaders.ts';
 import { createLog } from '../log.ts';
 import { BACKLOG, duplicate } from '../net/listening-socket.ts';
 import type { Repos } from '../postboot/repos.ts';
 import { createVerdicts } from '../store/verdicts.ts';
 import { createVerifiedBlobs } from '../store/verified.ts';
 import { createChildren } from '../threads/children.ts';
-import { stepBack } from '../threads/nice.ts';
+import { NICE_OF_HTTP, stepBack } from '../threads/nice.ts';
 import { createNoted } from '../threads/noted.ts';
 import { remote, toCrossing } from '../threads/rpc.ts';
 import { blobRoutes } from './blobs.ts';
@@ -23,7 +23,7 @@ import { createHttp, portUnavailable } from './server.ts';
 import { FRONT_CALLS, type FrontCalls, type FromThread, type ThreadData, type ToThread } from './thread-messages.ts';
 
 async function run(data: ThreadData, main: MessagePort): Promise<void> {
-  stepBack();
+  stepBack(NICE_OF_HTTP);
   const say = (message: FromThread): void => main.postMessage(message);
   const log = createLog(data.logLevel, { write: (line: string) => say({ kind: 'log', line }) });
   const afar = remote<FrontCalls, (typeof FRONT_CALLS)[number]>(data.booter, FRONT_CALLS, { always: ['release', 'seen', 'sent'] });
@@ -31,9 +31,7 @@ async function run(data: ThreadData, main: MessagePort): Promise<void> {
   const unrecorded = (boot: string, stage: string) => (error: unknown) => log.error({ err: error, boot, stage }, 'stage not recorded');
   const booter: Booter = { ...afar, seen: (...args) => afar.seen(...args).catch(unrecorded(args[0], args[1])), leased: async () => undefined };
   const sent: PartsBook['sent'] = (bootId, part) => afar.sent(bootId, part).catch(unrecorded(bootId, part.stage));
-  // As Buffers, which fastify sends as they are, whatever memory they lie on; shared memory that is no Buffer it does not know.
-  const loaders = new Map(data.loaders.map(({ name, bytes }) => [name, Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)]));
-  const asLoaders: Loaders = { names: [...loaders.keys()], digests: Object.fromEntries(data.loaders.map(({ name, digest }) => [name, digest])), get: (name) => loaders.get(name) };
+  const loaders = createShelf(data.loaders);
   const { dirs, environment } = data.repos;
   const repos: Pick<Repos, 'dir' | 'environment'> = { dir: (name) => (Object.hasOwn(dirs, name) ? dirs[name] : undefined), environment: () => environment };
   const verdicts = createVerdicts(data.verdicts);
@@ -46,7 +44,7 @@ async function run(data: ThreadData, main: MessagePort): Promise<void> {
   const app = await createHttp('machines', log, async (routes) => {
     await routes.register(machineRoutes, { booter, log, ...(data.publicBase === undefined ? {} : { publicBase: data.publicBase }) });
     await routes.register(blobRoutes, { blobs, booter, sent, log, pumps, cacheBytes: data.cacheBytes });
-    await routes.register(loaderRoutes, { loaders: asLoaders, booter });
+    await routes.register(loaderRoutes, { loaders, booter });
     await routes.register(gitRoutes, { repos, booter, log, limits: data.gitLimits, noteChild: createChildren(data.children).note });
   });
   await app.ready();
@@ -67,6 +65,7 @@ async function run(data: ThreadData, main: MessagePort): Promise<void> {
 
   main.on('message', (message: ToThread) => {
     if (message.kind === 'verdict') return verdicts.learn(message.verdict);
+    if (message.kind === 'loaders') return loaders.put(message.loaders);
     if (message.kind === 'tls') {
       try {
         for (const server of withTls) server.setSecureContext({ cert: message.options.cert, key: message.options.key });

@@ -3,10 +3,12 @@ import { copyFileSync, existsSync, mkdirSync, readdirSync, rmSync, statSync, wri
 import { join } from 'node:path';
 import { AppError, lineOf } from '../errors.ts';
 import { createBlobStore } from '../store/blobs.ts';
+import { isForeign } from './emulation.ts';
 import { compressed, initrdArchive } from './initrd.ts';
 import { BUILDER, inputDigest } from './inputs.ts';
 import { createImageStore, imageDigest, LATEST, type ImageManifest } from './manifest.ts';
-import { aptSources, dpkgExcludes, findBusybox, findKernel, finishScript, installedPackages, mmdebstrapArgs, placeFiles, placeTree, reasonIn, type KernelFiles } from './rootfs.ts';
+import { aptSources, checkKernel, dpkgExcludes, findBusybox, findKernel, finishScript, installedPackages, mmdebstrapArgs, placeFiles, placeTree, reasonIn, type KernelFiles } from './rootfs.ts';
+import { keptRoot } from './roots.ts';
 import { readImageSpec, type ImageSpec } from './spec.ts';
 import { CHUNK_SIZE, chunkDigests, hasFiles } from './verify.ts';
 import { EPOCH, needTools, openWorkshop, type Workshop } from './workshop.ts';
@@ -28,6 +30,8 @@ export interface BuildOptions {
   readonly stateDir: string;
   /** Build although nothing changed: newer packages may have come. */
   readonly force?: boolean;
+  /** QEMU's user emulator of another processor than this machine's; default: Debian's, by PATH. */
+  readonly emulator?: string;
   readonly onProgress?: (progress: BuildProgress) => void;
   /** Ends the build; without one, SIGINT and SIGTERM of this process do while it runs. */
   readonly signal?: AbortSignal;
@@ -61,9 +65,9 @@ export async function buildImage(options: BuildOptions): Promise<BuildResult> {
       return { manifest: built, unchanged: true, phases: [] };
     }
   }
-  needTools();
+  const emulation = needTools(spec.arch, options.emulator);
   return interruptible(options.signal, async (signal) => {
-    const shop = openWorkshop(stateDir, name, signal);
+    const shop = openWorkshop(stateDir, name, emulation, signal);
     try {
       return await build(options, spec, input, shop);
     } catch (error) {
@@ -76,7 +80,7 @@ export async function buildImage(options: BuildOptions): Promise<BuildResult> {
   });
 }
 
-async function build({ name, imagesDir, stateDir, onProgress }: BuildOptions, spec: ImageSpec, input: string, shop: Workshop): Promise<BuildResult> {
+async function build({ name, imagesDir, stateDir, force, onProgress }: BuildOptions, spec: ImageSpec, input: string, shop: Workshop): Promise<BuildResult> {
   const phases: { phase: Phase; ms: number }[] = [];
   const phase = async <T>(phase: Phase, work: (at: (fraction: number, message?: string) => void) => Promise<T>): Promise<T> => {
     const started = performance.now();
@@ -90,9 +94,16 @@ async function build({ name, imagesDir, stateDir, onProgress }: BuildOptions, sp
   const root = join(shop.dir, 'root');
   const [kernelFile, initrdFile, squashfsFile] = ['kernel', 'initrd', 'squashfs'].map((file) => join(shop.dir, file)) as [string, string, string];
 
-  await phase('packages', (at) => debian(spec, root, stateDir, shop, at));
+  await phase('packages', async (at) => {
+    const kept = isForeign(spec.arch) ? keptRoot(stateDir, spec) : undefined;
+    if (!force && (await kept?.restore(shop, root))) return;
+    await debian(spec, root, stateDir, shop, at);
+    const why = await kept?.keep(shop, root);
+    if (why !== undefined) at(0.99, `not kept for later builds: ${why}`);
+  });
   const { kernel, packages } = await phase('root', async () => {
     const kernel = findKernel(root);
+    checkKernel(spec.arch, kernel);
     copyFileSync(kernel.image, kernelFile);
     const common = join(imagesDir, 'common', 'root');
     if (existsSync(common)) placeTree(common, root);

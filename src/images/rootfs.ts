@@ -1,6 +1,7 @@
 // The image's root: Debian packages, then the spec's users, files and services, then everything out that belongs to one machine or one build.
 import { chmodSync, copyFileSync, lstatSync, mkdirSync, readFileSync, readdirSync, readlinkSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
+import { runsOn } from '../boot/loader.ts';
 import { AppError } from '../errors.ts';
 import type { ImageSpec } from './spec.ts';
 
@@ -30,6 +31,8 @@ export function mmdebstrapArgs(spec: ImageSpec, paths: DebianPaths): string[] {
     '--variant=minbase',
     '--format=directory',
     `--architectures=${spec.arch}`,
+    // It looks for emulation that the whole machine has; ours is the build's own (emulation.ts), and needTools has looked for it.
+    '--skip=check/qemu',
     `--include=${include}`,
     '--aptopt=Apt::Install-Recommends "false"',
     '--aptopt=Acquire::Retries "3"',
@@ -168,6 +171,16 @@ export function findKernel(root: string): KernelFiles {
   }
   const version = image.slice('vmlinuz-'.length);
   return { version, image: join(root, 'boot', image), modules: join(root, 'usr/lib/modules', version) };
+}
+
+/**
+ * arm64 has no boot protocol but UEFI's: its kernel must be the EFI program that iPXE and the stub start, not a bare image or one packed by gzip, as other
+ * distributions have it. IMAGE_BUILD_FAILED otherwise. A BIOS starts amd64's, which says nothing of itself there.
+ */
+export function checkKernel(arch: ImageSpec['arch'], { image, version }: KernelFiles): void {
+  if (arch !== 'arm64') return;
+  const found = runsOn(image, readFileSync(image));
+  if (found !== 'efi-arm64') throw new AppError('IMAGE_BUILD_FAILED', `the kernel ${version} is ${found === 'unknown' ? 'no EFI program' : `for ${found}`}, so no arm64 machine can start it`, "take another kernel.package in image.yaml: Debian's own are");
 }
 
 /** `name version` of every installed package, by name. */

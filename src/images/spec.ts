@@ -35,9 +35,9 @@ export const imageSchema = z.strictObject({
     debian: z.enum(['trixie']).describe('the suite; its updates and security updates are used too'),
     mirror: z.url({ protocol: /^https?$/, error: 'an http or https URL' }).default('http://deb.debian.org').describe('has /debian and /debian-security'),
   }),
-  arch: z.enum(['amd64']).default('amd64'),
+  arch: z.enum(['amd64', 'arm64']).default('amd64').describe('the processor of its nodes; one that is not this machine\'s is built under QEMU\'s user emulation'),
   kernel: z.strictObject({
-    package: packageName.describe('linux-image-amd64 has drivers for real hardware, linux-image-cloud-amd64 is small'),
+    package: packageName.describe('linux-image-amd64 (-arm64) has drivers for real hardware, linux-image-cloud-amd64 (-arm64) is small'),
     modules: z.array(moduleName).default([]).describe('the initrd stage has these and what they depend on; one that the kernel lacks is an error'),
     optionalModules: z.array(moduleName).default([]).describe('the same, as far as the kernel package has them'),
   }),

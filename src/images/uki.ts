@@ -1,5 +1,6 @@
 // A UKI: an image's kernel and initrds and a command line in one EFI program, by systemd's stub; signed with the operator's own key if wanted.
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { runsOn } from '../boot/loader.ts';
 import { digestOfBytes, type Digest } from '../digest.ts';
@@ -40,8 +41,9 @@ export async function makeUki(options: UkiOptions): Promise<{ readonly manifest:
   if (!/^[\x20-\x7e]{0,2000}$/.test(cmdline)) throw new AppError('USAGE', '--cmdline: printable ASCII, at most 2000 characters', 'kernel arguments with spaces between them');
   const stub = readStub(options.stub ?? STUBS[image.arch], image.arch);
   const again = `build it again: rackseed image build ${name} --force`;
-  if (imageDigest(image) !== image.digest) throw new AppError('IMAGE_BUILD_FAILED', `the manifest of image ${name} is not that of ${image.digest}`, again);
-  // The daemon's user can write to the store: what is signed here must be what was built.
+  // The daemon's user can write to the store: what is signed here must be what was built, and what was asked for.
+  const digest = query?.digest ?? image.digest;
+  if (imageDigest(image) !== digest || image.digest !== digest) throw new AppError('IMAGE_BUILD_FAILED', `the manifest of image ${name} is not that of ${digest}`, again);
   const read = (what: string, digest: Digest): Buffer => {
     let bytes: Buffer;
     try {
@@ -53,7 +55,8 @@ export async function makeUki(options: UkiOptions): Promise<{ readonly manifest:
     return bytes;
   };
   const parts: UkiParts = { cmdline, kernelVersion: image.kernel.version, kernel: read('kernel', image.kernel.digest), initrds: image.initrds.map((initrd) => read('initrd', initrd.digest)) };
-  const dir = mkdtempSync(join(stateDir, 'uki-'));
+  // Not in the state directory, whose owner could put another file in its place before it is signed.
+  const dir = mkdtempSync(join(tmpdir(), 'rackseed-uki-'));
   try {
     const file = join(dir, 'uki.efi');
     writeFileSync(file, asUki(stub, parts));

@@ -34,10 +34,15 @@ export async function verifyImage(manifest: ImageManifest, blobs: BlobStore): Pr
   return faults;
 }
 
-/** Whether all files are there with their sizes: what a build that has nothing to do looks at. */
+/** Whether all files are there with their sizes: what a build that has nothing to do looks at. The UKI is none of them, because no build makes one. */
 export async function hasFiles(manifest: ImageManifest, blobs: BlobStore): Promise<boolean> {
   const found = await Promise.all(imageFiles(manifest).map(async ([, blob]) => (await blobs.stat(blob.digest))?.size === blob.size));
   return found.every(Boolean);
+}
+
+/** Whether the UKI that is recorded is there with its size; true where none is. */
+export async function hasUki({ uki }: ImageManifest, blobs: BlobStore): Promise<boolean> {
+  return uki === undefined || (await blobs.stat(uki.digest))?.size === uki.size;
 }
 
 function imageFiles(manifest: ImageManifest): [string, BlobRef][] {

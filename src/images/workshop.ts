@@ -5,6 +5,7 @@ import { delimiter, join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { userInfo } from 'node:os';
 import { AppError } from '../errors.ts';
+import { emulated, emulationFor, mapOwnIds, needPrivateRegistration, type BuiltArch, type Emulation } from './emulation.ts';
 
 /** Program -> the Debian package that has it. */
 const TOOLS = { mmdebstrap: 'mmdebstrap', mksquashfs: 'squashfs-tools', unshare: 'util-linux', xz: 'xz-utils', zstd: 'zstd' } as const;
@@ -22,22 +23,28 @@ export interface Workshop {
   close(): void;
 }
 
-/** PACKAGES_MISSING with the apt line, or IMAGE_BUILD_FAILED when an ordinary user has no range of subordinate ids. */
-export function needTools(): void {
+/**
+ * What runs programs of `arch`, where this machine does not. PACKAGES_MISSING with the apt line, or IMAGE_BUILD_FAILED when an ordinary user has no
+ * range of subordinate ids, or when this machine cannot run them.
+ */
+export function needTools(arch: BuiltArch, emulator?: string): Emulation | undefined {
   const rootless = process.getuid?.() !== 0;
   const wanted: readonly (readonly [string, string])[] = [...Object.entries(TOOLS), ...(rootless ? [['newuidmap', 'uidmap'] as const] : [])];
   const missing = wanted.filter(([program]) => !onPath(program)).map(([, name]) => name);
   if (missing.length > 0) throw new AppError('PACKAGES_MISSING', `to build images, ${missing.join(' and ')} must be installed`, `${rootless ? 'sudo ' : ''}apt-get install --no-install-recommends ${missing.join(' ')}`);
-  if (!rootless) return;
+  const emulation = emulationFor(arch, PATHS, emulator);
+  if (emulation) needPrivateRegistration();
+  if (!rootless) return emulation;
   const { username, uid } = userInfo();
   for (const file of ['/etc/subuid', '/etc/subgid']) {
     if (ranges(file).some(([owner, , count]) => (owner === username || owner === String(uid)) && Number(count) >= 65536)) continue;
     throw new AppError('IMAGE_BUILD_FAILED', `${username} has no 65536 subordinate ids in ${file}`, `sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 ${username} (a range that nobody else has), or build as root`);
   }
+  return emulation;
 }
 
 /** A fresh workshop below `<stateDir>/tmp`; what builds that were killed left there is removed. The signal ends the running program. */
-export function openWorkshop(stateDir: string, name: string, signal: AbortSignal): Workshop {
+export function openWorkshop(stateDir: string, name: string, emulation: Emulation | undefined, signal: AbortSignal): Workshop {
   const tmp = join(stateDir, 'tmp');
   const logs = join(stateDir, 'log');
   for (const dir of [tmp, logs]) mkdirSync(dir, { recursive: true });
@@ -67,7 +74,7 @@ export function openWorkshop(stateDir: string, name: string, signal: AbortSignal
       signal.throwIfAborted();
       said = [];
       output.write(`\n# ${argv.join(' ')}\n`);
-      const [program, ...args] = inNamespaces(argv);
+      const [program, ...args] = inNamespaces(emulation ? emulated(emulation, join(dir, 'binfmt'), argv) : argv, emulation);
       // No SOURCE_DATE_EPOCH of the caller: times are ours to fix. TMPDIR inside, or mmdebstrap's own leftovers would stay in /tmp.
       const child = spawn(program!, args, { stdio: ['ignore', 'pipe', 'pipe'], env: { ...process.env, TMPDIR: dir, LC_ALL: 'C.UTF-8', DEBIAN_FRONTEND: 'noninteractive', SOURCE_DATE_EPOCH: String(EPOCH), PATH: PATHS } });
       // SIGKILL for unshare is SIGKILL for process 1 of the namespace (--kill-child), and with it for all of them; their mounts go too.
@@ -75,6 +82,12 @@ export function openWorkshop(stateDir: string, name: string, signal: AbortSignal
       signal.addEventListener('abort', end, { once: true });
       process.on('exit', end);
       try {
+        const ended = new Promise<number>((resolve, reject) => {
+          child.on('error', reject);
+          child.on('close', (code) => resolve(code ?? 137));
+        });
+        // It may fail while nobody waits for it yet.
+        ended.catch(() => undefined);
         for (const stream of [child.stdout, child.stderr]) {
           // readline ends a line at a carriage return too, which is how mksquashfs moves its bar.
           createInterface({ input: stream }).on('line', (line) => {
@@ -84,10 +97,13 @@ export function openWorkshop(stateDir: string, name: string, signal: AbortSignal
             if (said.push(line) > 2 * LINES_KEPT) said = said.slice(-LINES_KEPT);
           });
         }
-        return await new Promise<number>((resolve, reject) => {
-          child.on('error', reject);
-          child.on('close', (code) => resolve(code ?? 137));
-        });
+        if (emulation && process.getuid?.() === 0 && child.pid !== undefined) {
+          await mapOwnIds(child.pid, () => child.exitCode !== null || child.signalCode !== null).catch((error: unknown) => {
+            end();
+            throw error;
+          });
+        }
+        return await ended;
       } finally {
         signal.removeEventListener('abort', end);
         process.off('exit', end);
@@ -107,10 +123,10 @@ const PROGRESS_BAR = /^\[[=|/\\ -]*\]\s+\d+\/\d+\s+\d+%/;
 
 /**
  * An ordinary user is root of a user namespace in which their range of subordinate ids are the other users. setpriv: a builder that is
- * killed outright takes its programs with it.
+ * killed outright takes its programs with it. Root needs a user namespace where programs are emulated: what is registered outside of one is registered for all.
  */
-function inNamespaces(argv: readonly string[]): string[] {
-  const own = process.getuid?.() === 0 ? [] : ['--user', '--map-root-user', '--map-auto'];
+function inNamespaces(argv: readonly string[], emulation?: Emulation): string[] {
+  const own = process.getuid?.() !== 0 ? ['--user', '--map-root-user', '--map-auto'] : emulation ? ['--user'] : [];
   return ['setpriv', '--pdeathsig', 'KILL', '--', 'unshare', ...own, '--mount', '--pid', '--fork', '--kill-child', '--', ...argv];
 }
 

@@ -5,12 +5,13 @@ import type { Ip4 } from '../addr.ts';
 import type { Boot } from '../boot/timeline.ts';
 import { AppError } from '../errors.ts';
 import { forwardApi, startLabDaemon, type LabDaemon } from './daemon.ts';
-import { copyVars, firmwareRow, missingPackages, type LabFirmware } from './firmware.ts';
+import { copyVars, firmwareRow, howToGet, loadersDirOf, missingPackages, QEMU, type LabFirmware } from './firmware.ts';
+import { labKeys } from './image.ts';
 import { createLink, LAB_BRIDGE, labIp, type Link } from './link.ts';
 import { startOtherServer, type OtherServer } from './neighbour.ts';
 import type { Namespace } from './network.ts';
 import { createSite, type Release, type Site, type SiteNode, type SiteOptions } from './site.ts';
-import { labMac, QEMU, qemuLine, startVm, type Accel, type Vm, type VmSpec } from './vm.ts';
+import { labMac, qemuLine, startVm, type Accel, type Vm, type VmSpec } from './vm.ts';
 
 /** QEMU 7.2 emulating two processors lets a guest run on stale code now and then while its kernel patches itself (docs/decisions/lab.md). */
 const EMULATED_CPUS = 1;
@@ -69,10 +70,10 @@ export async function checkLab(options: { readonly nodes: number; readonly firmw
     const code = (error as NodeJS.ErrnoException).code;
     throw new AppError('LAB_UNAVAILABLE', `/dev/net/tun: ${code === 'ENOENT' ? 'not there' : code}`, code === 'ENOENT' ? 'as root: modprobe tun; in a container: --device /dev/net/tun' : 'as root: chmod 666 /dev/net/tun, as udev does on Debian');
   }
-  const programs: [string, string][] = [['unshare', 'util-linux'], ['nsenter', 'util-linux'], ['setpriv', 'util-linux'], ['ip', 'iproute2'], ['dnsmasq', 'dnsmasq-base'], ...(options.vms ? ([[QEMU, 'qemu-system-x86']] as [string, string][]) : [])];
+  const programs: [string, string][] = [['unshare', 'util-linux'], ['nsenter', 'util-linux'], ['setpriv', 'util-linux'], ['ip', 'iproute2'], ['dnsmasq', 'dnsmasq-base'], ...(options.vms && !firmwareRow(options.firmware).arch ? ([[QEMU, 'qemu-system-x86']] as [string, string][]) : [])];
   const absent = (await Promise.all(programs.map(async ([program, name]) => ((await isThere(program)) ? undefined : name)))).filter((name) => name !== undefined);
   const missing = [...new Set([...absent, ...missingPackages(options.firmware)])];
-  if (missing.length > 0) throw new AppError('PACKAGES_MISSING', `the lab needs ${missing.join(', ')}`, `apt-get install --no-install-recommends ${missing.join(' ')}`);
+  if (missing.length > 0) throw new AppError('PACKAGES_MISSING', `the lab needs ${missing.join(', ')}`, howToGet(options.firmware, missing));
 }
 
 /** Everything but the machines. Whatever fails, nothing stays. */
@@ -83,16 +84,19 @@ export async function startLab(options: LabOptions): Promise<Lab> {
   };
   try {
     const row = firmwareRow(options.firmware);
+    // Another processor than this machine's is emulated, whatever KVM can do.
+    const accel = row.arch ? 'tcg' : options.accel;
+    const loadersDir = loadersDirOf(options.firmware, options.state);
     const named = Array.from({ length: options.nodes }, (_, i): LabNode => {
       const ip = (options.ipOf ?? (row.proxy ? () => undefined : labIp))(i + 1);
       const node = { name: `n${i + 1}`, mac: labMac(i + 1), ...(ip ? { ip } : {}) };
-      return { ...node, vm: { name: node.name, mac: node.mac, tap: `t${i}`, memoryMiB: options.memoryMiB, cpus: options.accel === 'kvm' ? 2 : EMULATED_CPUS, firmware: options.firmware, accel: options.accel } };
+      return { ...node, vm: { name: node.name, mac: node.mac, tap: `t${i}`, memoryMiB: options.memoryMiB, cpus: accel === 'kvm' ? 2 : EMULATED_CPUS, firmware: options.firmware, accel } };
     });
     let keep = false;
-    const site = await createSite(options.state, named, options.release, { ...(row.proxy ? { dhcp: BESIDE_ANOTHER } : {}), ...options });
+    const site = await createSite(options.state, named, options.release, { ...(row.proxy ? { dhcp: BESIDE_ANOTHER } : {}), ...(row.loader ? { loader: row.loader } : {}), ...(loadersDir ? { loadersDir } : {}), ...(row.arch ? { serial: 'ttyAMA0' } : {}), ...options });
     undo.push(async () => keep || site.remove());
     const nodes = named.map((node): LabNode => {
-      const vars = copyVars(options.firmware, node.name, site.dir);
+      const vars = copyVars(options.firmware, node.name, site.dir, labKeys(options.state));
       return vars === undefined ? node : { ...node, vm: { ...node.vm, vars } };
     });
     const link = await createLink(nodes.length, site.dir);

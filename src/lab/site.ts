@@ -65,6 +65,12 @@ export function releaseFrom(source: string, sha256: string | undefined): Release
 export interface SiteOptions {
   /** `dhcp:` of the daemon's settings; default LAB_DHCP. */
   readonly dhcp?: object;
+  /** `loaders.dir` of the daemon's settings; default its own. */
+  readonly loadersDir?: string;
+  /** The serial line of the machines, as their kernel names it; default the shipped profiles'. */
+  readonly serial?: string;
+  /** `loader:` of the lab's profile; default the shipped one's. */
+  readonly loader?: string;
   /** The bytes so far of a release that is taken over, and the total when it is known. */
   readonly onProgress?: (done: number, total?: number) => void;
   /** Ends a download. */
@@ -95,8 +101,8 @@ export async function createSite(state: string, nodes: readonly SiteNode[], rele
       await mkdir(join(state, shared), { recursive: true });
       await symlink(join(state, shared), join(site.stateDir, shared));
     }
-    await writeFile(site.settingsFile, settingsText(site, options.dhcp ?? LAB_DHCP));
-    await copyProfiles(site.profilesDir, nodes, release.version);
+    await writeFile(site.settingsFile, settingsText(site, options));
+    await copyProfiles(site.profilesDir, nodes, release.version, options);
     await addRelease(site.stateDir, release, options);
     return site;
   } catch (error) {
@@ -105,32 +111,34 @@ export async function createSite(state: string, nodes: readonly SiteNode[], rele
   }
 }
 
-function settingsText(site: Site, dhcp: object): string {
+function settingsText(site: Site, { dhcp = LAB_DHCP, loadersDir }: SiteOptions): string {
   return stringify({
     stateDir: site.stateDir,
     profiles: site.profilesDir,
     dhcp,
     // Root in that namespace is often this very user, who has no other to become.
     user: null,
+    ...(loadersDir === undefined ? {} : { loaders: { dir: loadersDir } }),
     http: { port: 8080 },
     // No TCP port: inside the namespace nobody but the nodes could reach it, and the nodes must not.
     api: { socket: site.socket, port: 0 },
   });
 }
 
-async function copyProfiles(to: string, nodes: readonly SiteNode[], k0s: string): Promise<void> {
+async function copyProfiles(to: string, nodes: readonly SiteNode[], k0s: string, { loader, serial = 'ttyS0' }: SiteOptions): Promise<void> {
   await mkdir(to);
   for (const file of await readdir(SHIPPED.bootProfiles)) {
     if (!/\.ya?ml$/.test(file)) continue;
-    const text = await readFile(join(SHIPPED.bootProfiles, file), 'utf8');
-    await writeFile(join(to, file), profileText(text, file.startsWith(`${LAB_PROFILE}.`) ? nodes : [], k0s));
+    const text = (await readFile(join(SHIPPED.bootProfiles, file), 'utf8')).replaceAll('console=ttyS0', `console=${serial}`);
+    await writeFile(join(to, file), file.startsWith(`${LAB_PROFILE}.`) ? profileText(text, nodes, k0s, loader) : profileText(text, [], k0s));
   }
 }
 
 /** A shipped profile as the lab boots it; its comments stay. */
-export function profileText(shipped: string, nodes: readonly SiteNode[], k0s: string): string {
+export function profileText(shipped: string, nodes: readonly SiteNode[], k0s: string, loader?: string): string {
   const document = parseDocument(shipped);
   if (document.hasIn(['artifacts', 'k0s'])) document.setIn(['artifacts', 'k0s'], k0s);
+  if (loader !== undefined) document.set('loader', loader);
   if (nodes.length === 0) document.delete('nodes');
   else {
     const entries = document.createNode(Object.fromEntries(nodes.map(({ name, mac, ip }) => [name, { macs: [mac], ...(ip ? { ip } : {}), labels: { rack: 'lab' } }])));

@@ -5,10 +5,8 @@ import { openSync, closeSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Mac } from '../addr.ts';
 import { dieWithUs, ended, stop } from './child.ts';
-import { firmwareArgs, firmwareRow, type LabFirmware } from './firmware.ts';
+import { emulatorOf, firmwareArgs, firmwareRow, QEMU, type LabFirmware } from './firmware.ts';
 import type { Namespace } from './network.ts';
-
-export const QEMU = 'qemu-system-x86_64';
 
 /** How guests run: by the processor's own virtualization, or emulated. */
 export type Accel = 'kvm' | 'tcg';
@@ -18,6 +16,8 @@ export interface VmSpec {
   readonly mac: Mac;
   /** A tap device that is there already, in the namespace where QEMU runs. */
   readonly tap: string;
+  /** `type,option=value...` of QEMU's `-netdev`, where the card shall be plugged into something else than the tap. */
+  readonly netdev?: string;
   readonly memoryMiB: number;
   readonly cpus: number;
   readonly firmware: LabFirmware;
@@ -52,34 +52,40 @@ export function labMac(n: number): Mac {
 }
 
 /**
+ * Without cx16: with it, QEMU 7.2 and Linux 6.12 panic now and then in __kmalloc (docs/decisions/lab.md). arm64's `max` is no faster than a cortex-a57
+ * (measured), which signs no pointers.
+ */
+const EMULATED_CPU = { amd64: 'max,-cx16', arm64: 'cortex-a57' } as const;
+
+/**
  * QEMU's arguments; `console` undefined = the serial line is the terminal that QEMU runs in. Without -no-reboot: a node whose
  * initrd stage gives up reboots, and that must be a new boot.
  */
 export function qemuArgs(spec: VmSpec, console?: Console): string[] {
+  const { arch = 'amd64', card } = firmwareRow(spec.firmware);
   const serial = console ? ['-chardev', `socket,id=console,path=${comma(console.socket)},server=on,wait=off,logfile=${comma(console.log)}`, '-serial', 'chardev:console'] : ['-serial', 'stdio'];
   return [
     ...['-name', spec.name],
     // graphics=off sends what SeaBIOS and the ROM print to the serial line; EDK2 prints there anyway.
-    // Emulated guests without cx16: with it, QEMU 7.2 and Linux 6.12 panic now and then in __kmalloc (docs/decisions/lab.md).
-    ...['-machine', 'q35,graphics=off', '-accel', spec.accel, '-cpu', spec.accel === 'kvm' ? 'host' : 'max,-cx16'],
+    ...['-machine', arch === 'arm64' ? 'virt' : 'q35,graphics=off', '-accel', spec.accel, '-cpu', spec.accel === 'kvm' ? 'host' : EMULATED_CPU[arch]],
     ...['-m', String(spec.memoryMiB), '-smp', String(spec.cpus)],
     ...['-nodefaults', '-display', 'none', ...serial],
     ...firmwareArgs(spec.firmware, spec.vars),
     ...['-boot', 'n'],
-    ...['-netdev', `tap,id=n0,ifname=${spec.tap},script=no,downscript=no`],
-    ...['-device', `${firmwareRow(spec.firmware).card},netdev=n0,mac=${spec.mac}`],
+    ...['-netdev', `${spec.netdev ?? `tap,ifname=${spec.tap},script=no,downscript=no`},id=n0`],
+    ...['-device', `${card},netdev=n0,mac=${spec.mac}`],
     ...(spec.more ?? []),
   ];
 }
 
 /** One line that starts the machine from any terminal of the same user, with its console there. */
 export function qemuLine(ns: Namespace, spec: VmSpec): string {
-  return ns.wrap([QEMU, ...qemuArgs(spec)]).map(quoted).join(' ');
+  return ns.wrap([emulatorOf(spec.firmware), ...qemuArgs(spec)]).map(quoted).join(' ');
 }
 
 export function startVm(ns: Namespace, spec: VmSpec, dir: string): Vm {
   const console = { log: join(dir, `console-${spec.name}.log`), socket: join(dir, `console-${spec.name}.sock`) };
-  const [program, ...args] = ns.wrap(dieWithUs([QEMU, ...qemuArgs(spec, console)]));
+  const [program, ...args] = ns.wrap(dieWithUs([emulatorOf(spec.firmware), ...qemuArgs(spec, console)]));
   // The file is there from the start, so that a reader need not wait for QEMU to make it.
   closeSync(openSync(console.log, 'w'));
   const startedAt = Date.now();

@@ -3,14 +3,16 @@ import { createHash } from 'node:crypto';
 import { request as httpRequest, type IncomingMessage } from 'node:http';
 import { createClient } from 'tftp';
 import { parseIp4, type Ip4 } from '../addr.ts';
+import { peArch } from '../boot/loader.ts';
+import type { Arch } from '../boot/request.ts';
 import type { Digest } from '../digest.ts';
 import { lineOf } from '../errors.ts';
 import { shown, type Target } from './answers.ts';
 import { isOnLink, type Card } from './card.ts';
 import { filesOf, firstLines, isScript, refusalIn } from './script.ts';
 
-/** By its first bytes; `program` is anything else, such as a BIOS loader. */
-export type FileKind = 'script' | 'efi-amd64' | 'efi-i386' | 'efi-arm64' | 'efi' | 'program';
+/** By its first bytes; `efi` is a UEFI program for a processor that we have no name for, `program` anything else, such as a BIOS loader. */
+export type FileKind = 'script' | `efi-${Arch}` | 'efi' | 'program';
 
 export interface Checked {
   readonly command: string;
@@ -171,14 +173,9 @@ function hostOf(url: string): Ip4 | undefined {
   }
 }
 
-const PE_MACHINES: Readonly<Record<number, FileKind>> = { 0x8664: 'efi-amd64', 0x014c: 'efi-i386', 0xaa64: 'efi-arm64' };
-
-/** A PE program's header stands where the word at 0x3c says; its second word is the machine. */
 export function kindOf(head: Uint8Array): FileKind {
   if (isScript(head)) return 'script';
-  const view = new DataView(head.buffer, head.byteOffset, head.byteLength);
-  if (head.length < 0x40 || view.getUint16(0) !== 0x4d5a) return 'program';
-  const at = view.getUint32(0x3c, true);
-  if (at + 6 > head.length || view.getUint32(at) !== 0x50450000) return 'program';
-  return PE_MACHINES[view.getUint16(at + 4, true)] ?? 'efi';
+  const arch = peArch(head);
+  if (arch === undefined) return 'program';
+  return arch === 'unknown' ? 'efi' : `efi-${arch}`;
 }

@@ -44,14 +44,12 @@ const RUNS: Readonly<Record<Role, readonly FileKind[]>> = {
   // Anything else may be a disk image, which HTTP Boot mounts.
   'uefi-http': ['efi-amd64', 'program'],
 };
-const KINDS: Readonly<Record<FileKind, string>> = {
+const KINDS: Readonly<Partial<Record<FileKind, string>>> = {
   script: 'an iPXE script',
-  'efi-amd64': 'a UEFI program for amd64',
-  'efi-i386': 'a UEFI program for i386',
-  'efi-arm64': 'a UEFI program for arm64',
   efi: 'a UEFI program for another architecture',
   program: 'no UEFI program and no script',
 };
+const kindWords = (kind: FileKind): string => KINDS[kind] ?? `a UEFI program for ${kind.slice('efi-'.length)}`;
 
 /** All findings, the worst first. The machine can boot when none is a problem. */
 export function judge(seen: Seen): Finding[] {
@@ -145,7 +143,7 @@ function fetches({ role, fetched, lease: taken }: Seen): Finding[] {
 function faultOf(role: Role, one: Fetched): string | undefined {
   if (!one.ok) return `${one.from} ${one.refused ? 'was refused' : 'was not fetched'}: ${one.why ?? 'unknown'}`;
   if (one.bytes === 0) return `${one.from} is empty`;
-  if (one.kind && !RUNS[role].includes(one.kind)) return `${one.from} is ${KINDS[one.kind]}, which a ${role} machine (amd64) cannot run: wrong architecture or firmware`;
+  if (one.kind && !RUNS[role].includes(one.kind)) return `${one.from} is ${kindWords(one.kind)}, which a ${role} machine (amd64) cannot run: wrong architecture or firmware`;
   const missing = (one.files ?? []).find(({ ok }) => !ok);
   return missing ? `${one.from} names a ${missing.command} that is not there: ${missing.url ?? ''} ${missing.why ?? `HTTP ${missing.status}`}` : undefined;
 }

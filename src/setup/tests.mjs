@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { unpackedFor } from './packages.mjs';
 import { longStep, say } from './say.mjs';
+import { fetchShim } from './suites.mjs';
 import { unpackPeers } from './unpacked.mjs';
 
 /** The order is cheap to dear, so that a broken rule is seen before a VM boots. */
@@ -66,6 +67,10 @@ export async function runTests(root, args) {
     process.env.PATH = [...path, process.env.PATH].join(':');
     // The tests that need it skip, too, but only this one knows why it is not there.
     if (rest.length === 0) skips.push(...missing.map(({ name, why }) => `the peer ${name}: ${why}`));
+  }
+  if (projects.includes('e2e')) {
+    // Its test fails without them; the reason is known here alone.
+    await fetchShim(root).catch((error) => rest.length === 0 && skips.push(`the firmware secureboot: ${error.message}`));
   }
   // Killed by the terminal or by CI: the running vitest gets the same signal, and what it started dies with it.
   let running;

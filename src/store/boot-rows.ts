@@ -3,6 +3,7 @@ import type { Ip4, Mac } from '../addr.ts';
 import type { Failures, LastFailure } from '../boot/hold.ts';
 import type { SaidNext } from '../boot/next.ts';
 import type { Next } from '../boot/node.ts';
+import type { AppliedQuirk } from '../boot/quirks.ts';
 import type { Machine } from '../boot/request.ts';
 import type { Boot, Stage, StageDetail, StageName } from '../boot/timeline.ts';
 import type { Digest } from '../digest.ts';
@@ -13,6 +14,7 @@ export interface BootRow {
   readonly mac: Mac;
   readonly ip: Ip4 | null;
   readonly machine: string | null;
+  readonly quirks: string | null;
   readonly state: Boot['state'];
   readonly why: string | null;
   readonly started_at: number;
@@ -44,7 +46,7 @@ export interface SystemRow {
   readonly failed_why: string | null;
   readonly held_at: number | null;
   readonly next: Next | null;
-  readonly next_at: number | null;
+  readonly next_after: string | null;
 }
 
 
@@ -67,6 +69,7 @@ export function toBoot(row: BootRow, stages: readonly Stage[]): Boot {
     generation: row.generation,
     ...(row.ip === null ? undefined : { ip: row.ip }),
     ...(row.machine === null ? undefined : { machine: Object.freeze(JSON.parse(row.machine) as Machine) }),
+    ...(row.quirks === null ? undefined : { quirks: Object.freeze(JSON.parse(row.quirks) as AppliedQuirk[]) }),
     ...(row.why === null ? undefined : { why: row.why }),
     ...(row.ended_at === null ? undefined : { endedAt: row.ended_at }),
     ...(row.boot_set === null ? undefined : { bootSet: row.boot_set }),
@@ -101,7 +104,7 @@ export function toHistory(row: SystemRow | undefined): NodeHistory {
     ...(row?.last_good == null ? undefined : { lastGood: row.last_good }),
     ...(row?.held_at == null ? undefined : { heldAt: row.held_at }),
     ...(row?.next == null ? undefined : { next: row.next }),
-    ...(row?.next_at == null ? undefined : { nextAt: row.next_at }),
+    ...(row?.next_after == null ? undefined : { nextAfter: row.next_after }),
     ...(row ? lastFailureOf(row) : undefined),
   });
 }

@@ -2,6 +2,7 @@
 import type { Ip4, Mac } from '../addr.ts';
 import type { Next } from '../boot/node.ts';
 import type { BootSet } from '../boot/profile.ts';
+import type { AppliedQuirk } from '../boot/quirks.ts';
 import type { Machine } from '../boot/request.ts';
 import { gotKernel, type Boot, type Stage, type StageDetail, type StageName } from '../boot/timeline.ts';
 import { canonicalJson, digestOfBytes, type Digest } from '../digest.ts';
@@ -17,6 +18,8 @@ export interface NewBoot {
   readonly mac: Mac;
   readonly profile: string;
   readonly generation: Digest;
+  /** Absent or empty: none. */
+  readonly quirks?: readonly AppliedQuirk[];
   /** Milliseconds since 1970. */
   readonly startedAt: number;
 }
@@ -65,13 +68,13 @@ export interface BootStore {
    */
   see(id: string, stage: SeenStage): Promise<void>;
   /**
-   * Ends an open boot; a boot that has ended already is left as it is. `ready` sets the node's running and last good boot sets. `next`: what is said of the node's
-   * next start, in the same transaction.
+   * Ends an open boot; a boot that has ended already is left as it is, and false is answered. `ready` sets the node's running and last good boot sets. `next`: what is said of the node's
+   * next start, in the same transaction; unless somebody has said something since this boot had its boot set. `said`: so it was; `ended`: the boot ended, and no more.
    */
-  end(id: string, state: 'ready' | 'failed' | 'unfinished', at: number, why?: string, next?: Next): Promise<void>;
+  end(id: string, state: 'ready' | 'failed' | 'unfinished', at: number, why?: string, next?: Next): Promise<'said' | 'ended' | false>;
   history(node: string): Promise<NodeHistory>;
-  /** What the node does when it starts next, until something else is said. */
-  say(node: string, next: Next, at: number): Promise<void>;
+  /** What the node does when it starts next, until something else is said; undefined: what was said is taken back, and its YAML counts again. */
+  say(node: string, next: Next | undefined): Promise<void>;
   /** Notes that the node was told that it is held; false when that is known since its failures began, or there are none. */
   hold(node: string, at: number): Promise<boolean>;
   /** Forgets the node's failures. */
@@ -89,8 +92,8 @@ export function createBootStore(db: Database): BootStore {
   const newestOf = db.prepare<[string, number], BootRow>('SELECT * FROM boots WHERE node = ? ORDER BY started_at DESC, id DESC LIMIT ?');
   const tailsOf = db.prepare<[string], StageRow>('SELECT name, state, first_at, last_at, count, detail, tail FROM stages WHERE boot = ? ORDER BY first_at, rowid');
   const stagesOf = db.prepare<[string], StageRow>('SELECT name, state, first_at, last_at, count, detail FROM stages WHERE boot = ? ORDER BY first_at, rowid');
-  const insert = db.prepare<NewBoot, BootRow>(
-    "INSERT INTO boots (id, node, mac, state, started_at, profile, generation) VALUES (@id, @node, @mac, 'open', @startedAt, @profile, @generation) RETURNING *",
+  const insert = db.prepare<Omit<NewBoot, 'quirks'> & { quirks: string | null }, BootRow>(
+    "INSERT INTO boots (id, node, mac, state, started_at, profile, generation, quirks) VALUES (@id, @node, @mac, 'open', @startedAt, @profile, @generation, @quirks) RETURNING *",
   );
   const close = db.prepare<{ id: string; state: string; at: number; why: string | null }>(
     "UPDATE boots SET state = @state, ended_at = @at, why = @why WHERE id = @id AND state = 'open'",
@@ -160,7 +163,7 @@ export function createBootStore(db: Database): BootStore {
         const before = openOf.get(boot.node);
         if (before) end(before, gotKernel(fromRow(before)) ? 'failed' : 'unfinished', boot.startedAt, `the machine started over: boot ${boot.id}`);
         memory.touch(boot.id);
-        return toBoot(insert.get(boot)!, toStages([]));
+        return toBoot(insert.get({ ...boot, quirks: boot.quirks?.length ? canonicalJson(boot.quirks) : null })!, toStages([]));
       }),
     get: async (id) => db.read(() => memory.get(id) ?? find(id)),
     withTails: async (id) =>
@@ -212,15 +215,17 @@ export function createBootStore(db: Database): BootStore {
     end: (id, state, at, why, next) =>
       db.write(() => {
         const row = one.get(id);
-        if (row?.state !== 'open') return;
+        if (row?.state !== 'open') return false;
         end(row, state, at, why);
-        if (next) systems.say(row.node, next, at);
+        if (!next || systems.of(row.node).nextAfter === id) return 'ended';
+        systems.say(row.node, next);
+        return 'said';
       }),
     history: async (node) => db.read(() => memory.history(node)),
-    say: (node, next, at) =>
+    say: (node, next) =>
       db.write(() => {
         memory.touchNode(node);
-        systems.say(node, next, at);
+        systems.say(node, next);
       }),
     hold: (node, at) =>
       db.write(() => {

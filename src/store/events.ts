@@ -30,6 +30,8 @@ export const NODE_HELD = 'node-held';
 export const NODE_RELEASED = 'node-released';
 export const NODE_NEXT = 'node-next';
 export const BOOT_ONCE_USED = 'boot-once-used';
+/** A file of a loader set is not what was added, so nobody gets it. */
+export const LOADER_LEFT_OUT = 'loader-left-out';
 
 export const EVENTS_KEPT = 10_000;
 

@@ -1,4 +1,4 @@
-// What each node runs and ran, how often it failed in a row, and what was said of its next start: one row a node, written within the transactions of its boots.
+// What each node runs and ran, how often it failed in a row, and what was said of its next start: one row a node, by its name (docs/OPERATING.md says why), written within the transactions of its boots.
 import type { Next } from '../boot/node.ts';
 import type { StageName } from '../boot/timeline.ts';
 import type { Digest } from '../digest.ts';
@@ -18,10 +18,11 @@ export interface NodeSystems {
   /** False: it is known to be held, or did not fail. */
   held(node: string, at: number): boolean;
   released(node: string): void;
-  say(node: string, next: Next, at: number): void;
+  /** undefined: what was said before is taken back. */
+  say(node: string, next: Next | undefined): void;
 }
 
-const COLUMNS = 'running, last_good, failed_in_row, last_failed_at, failed_boot_set, failed_stage, failed_why, held_at, next, next_at';
+const COLUMNS = 'running, last_good, failed_in_row, last_failed_at, failed_boot_set, failed_stage, failed_why, held_at, next, next_after';
 const NO_FAILURES = 'failed_in_row = 0, last_failed_at = NULL, failed_boot_set = NULL, failed_stage = NULL, failed_why = NULL, held_at = NULL';
 
 export function createNodeSystems(db: Database): NodeSystems {
@@ -41,8 +42,9 @@ export function createNodeSystems(db: Database): NodeSystems {
   );
   const forget = db.prepare<[string]>(`UPDATE node_systems SET ${NO_FAILURES} WHERE node = ?`);
   const hold = db.prepare<[number, string]>('UPDATE node_systems SET held_at = ? WHERE node = ? AND failed_in_row > 0 AND held_at IS NULL');
-  const say = db.prepare<[string, string, number]>(
-    'INSERT INTO node_systems (node, next, next_at) VALUES (?, ?, ?) ON CONFLICT (node) DO UPDATE SET next = excluded.next, next_at = excluded.next_at',
+  const say = db.prepare<{ node: string; next: Next | null }>(
+    `INSERT INTO node_systems (node, next, next_after) VALUES (@node, @next, (SELECT id FROM boots WHERE node = @node AND state = 'open' AND boot_set IS NOT NULL))
+     ON CONFLICT (node) DO UPDATE SET next = excluded.next, next_after = excluded.next_after`,
   );
   return {
     of: (node) => toHistory(one.get(node)),
@@ -52,6 +54,6 @@ export function createNodeSystems(db: Database): NodeSystems {
     failed: (node, { at, bootSet, stage, why }) => void fail.run({ node, at, bootSet, stage: stage ?? null, why: why ?? null }),
     held: (node, at) => hold.run(at, node).changes === 1,
     released: (node) => void forget.run(node),
-    say: (node, next, at) => void say.run(node, next, at),
+    say: (node, next) => void say.run({ node, next: next ?? null }),
   };
 }

@@ -1,6 +1,7 @@
 // Nodes as the database knows them: the mapping MAC -> profile with its history, and what was seen of each machine.
 import type { Mac } from '../addr.ts';
 import type { Generation } from '../boot/profile.ts';
+import type { Arch } from '../boot/request.ts';
 import { canonicalJson, type Digest } from '../digest.ts';
 import type { Database } from './db.ts';
 
@@ -19,6 +20,12 @@ export interface Assignment {
 export interface Seen {
   readonly uuid?: string;
   readonly serial?: string;
+  /** Of its DISCOVER as it started. */
+  readonly vendorClass?: string;
+  readonly arch?: Arch;
+  /** SMBIOS. */
+  readonly manufacturer?: string;
+  readonly product?: string;
   readonly at: number;
 }
 
@@ -30,7 +37,7 @@ export interface NodeStore {
   assign(generation: Generation, who: string, at: number, source?: Digest): Promise<readonly Assignment[]>;
   /** Newest first. */
   history(node: string): Promise<readonly Assignment[]>;
-  /** A UUID or serial number that was seen once stays known when a later sighting lacks it. */
+  /** What was seen once stays known when a later sighting lacks it. */
   see(node: string, seen: Seen): Promise<void>;
   /** `at` is the last time. */
   seen(node: string): Promise<(Seen & { readonly firstAt: number }) | undefined>;
@@ -43,9 +50,16 @@ export interface NodeStore {
 interface SightingRow {
   readonly uuid: string | null;
   readonly serial: string | null;
+  readonly vendor_class: string | null;
+  readonly arch: Arch | null;
+  readonly manufacturer: string | null;
+  readonly product: string | null;
   readonly first_at: number;
   readonly last_at: number;
 }
+
+/** Columns of what machines said of themselves. */
+const SIGHTED = ['uuid', 'serial', 'vendor_class', 'arch', 'manufacturer', 'product'] as const;
 
 export function createNodeStore(db: Database): NodeStore {
   const current = db.prepare<[], { mac: Mac; node: string; profile: string }>('SELECT mac, node, profile FROM node_macs JOIN nodes ON nodes.name = node_macs.node');
@@ -59,11 +73,11 @@ export function createNodeStore(db: Database): NodeStore {
   const moveSource = db.prepare<[string | null]>('UPDATE generations SET source = ? WHERE seq = (SELECT MAX(seq) FROM generations)');
   const dropContents = db.prepare<[]>('UPDATE generations SET content = NULL WHERE content IS NOT NULL');
   const putGeneration = db.prepare<[string, string, number, string, string | null]>('INSERT INTO generations (id, who, at, content, source) VALUES (?, ?, ?, ?, ?)');
-  const sight = db.prepare<{ node: string; uuid: string | null; serial: string | null; at: number }>(
-    `INSERT INTO node_sightings (node, uuid, serial, first_at, last_at) VALUES (@node, @uuid, @serial, @at, @at)
-     ON CONFLICT (node) DO UPDATE SET uuid = COALESCE(excluded.uuid, uuid), serial = COALESCE(excluded.serial, serial), last_at = MAX(last_at, excluded.last_at)`,
+  const sight = db.prepare<{ node: string; at: number } & Record<(typeof SIGHTED)[number], string | null>>(
+    `INSERT INTO node_sightings (node, ${SIGHTED.join(', ')}, first_at, last_at) VALUES (@node, ${SIGHTED.map((column) => `@${column}`).join(', ')}, @at, @at)
+     ON CONFLICT (node) DO UPDATE SET ${SIGHTED.map((column) => `${column} = COALESCE(excluded.${column}, ${column})`).join(', ')}, last_at = MAX(last_at, excluded.last_at)`,
   );
-  const sighting = db.prepare<[string], SightingRow>('SELECT uuid, serial, first_at, last_at FROM node_sightings WHERE node = ?');
+  const sighting = db.prepare<[string], SightingRow>(`SELECT ${SIGHTED.join(', ')}, first_at, last_at FROM node_sightings WHERE node = ?`);
   return {
     assign: (generation, who, at, source) =>
       db.write(() => {
@@ -81,10 +95,14 @@ export function createNodeStore(db: Database): NodeStore {
         return rows;
       }),
     history: async (node) => db.read(() => assignmentsOf.all(node)),
-    see: (node, { uuid, serial, at }) => db.write(() => void sight.run({ node, uuid: uuid ?? null, serial: serial ?? null, at })),
+    see: (node, { uuid = null, serial = null, vendorClass = null, arch = null, manufacturer = null, product = null, at }) =>
+      db.write(() => void sight.run({ node, uuid, serial, vendor_class: vendorClass, arch, manufacturer, product, at })),
     seen: async (node) => {
       const row = db.read(() => sighting.get(node));
-      return row && { at: row.last_at, firstAt: row.first_at, ...(row.uuid === null ? {} : { uuid: row.uuid }), ...(row.serial === null ? {} : { serial: row.serial }) };
+      if (!row) return undefined;
+      const { uuid, serial, vendor_class: vendorClass, arch, manufacturer, product } = row;
+      const said = Object.fromEntries(Object.entries({ uuid, serial, vendorClass, arch, manufacturer, product }).filter(([, value]) => value !== null));
+      return { at: row.last_at, firstAt: row.first_at, ...(said as Omit<Seen, 'at'>) };
     },
     generation: async () => db.read(() => lastGeneration.get()),
     lastGeneration: async () => {

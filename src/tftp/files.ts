@@ -1,11 +1,13 @@
 // What a TFTP name stands for, and who may have it: loaders, a node's script, kernel and initrds, all from memory. A name never reaches the file system.
 import { parseIp4, type Ip4, type Ip6, type Mac } from '../addr.ts';
+import { GRUB_ROOT_CFG, grubFor } from '../boot/grub.ts';
 import { scriptFor } from '../boot/ipxe.ts';
 import type { BlobRef, BootSet } from '../boot/profile.ts';
 import type { Serve } from '../boot/request.ts';
-import { readTftpName, TFTP_AUTOEXEC, TFTP_INITRD, TFTP_KERNEL, TFTP_SCRIPT, UKI_FILE } from '../boot/urls.ts';
+import type { StageDetail } from '../boot/timeline.ts';
+import { GRUB_CFG, GRUB_ROOT_CFG_FILE, readTftpName, TFTP_AUTOEXEC, TFTP_INITRD, TFTP_KERNEL, TFTP_SCRIPT, UKI_FILE } from '../boot/urls.ts';
 import type { Answer, Booter } from '../booter.ts';
-import type { Loaders } from '../loaders.ts';
+import { findLoader, type Loaders } from '../loaders.ts';
 import type { FileCache } from './file-cache.ts';
 import { TFTP_ERROR } from './packet.ts';
 import type { FilePieces } from './rings.ts';
@@ -16,6 +18,8 @@ export interface TftpFile {
   readonly pieces?: FilePieces;
   /** The stage that is seen once the last byte was acknowledged; none when the file is not part of a boot. */
   readonly stage?: 'loader' | 'script' | 'kernel' | 'initrd';
+  /** What is written down with the stage, beside the name and the size. */
+  readonly detail?: StageDetail;
   /** To be called when no thread reads the bytes any more; absent when they stay as they are for ever. */
   readonly release?: () => void;
 }
@@ -55,9 +59,10 @@ export interface BootFilesParts {
  * written down: neither a stage nor the boot's boot set.
  */
 export function bootFiles({ loaders, booter, cache, httpPort, publicBase }: BootFilesParts): TftpFiles {
-  function openScript(answer: Answer, mac: Mac, { local }: TftpAsk): Opened {
+  function openScript(answer: Answer, mac: Mac, { local }: TftpAsk, file: string): Opened {
     const { decision } = answer;
-    const script = scriptFor(answer, { mac, baseUrl: `http://${local}:${httpPort}`, publicBase });
+    const to = { mac, baseUrl: `http://${local}:${httpPort}` };
+    const script = file === GRUB_CFG ? grubFor(answer, { ...to, via: 'tftp' }) : scriptFor(answer, { ...to, publicBase });
     // A script that only says why to wait is not the stage.
     return { file: { bytes: Buffer.from(script), ...(decision.kind === 'boot' ? { stage: 'script' } : {}) }, answer };
   }
@@ -79,26 +84,30 @@ export function bootFiles({ loaders, booter, cache, httpPort, publicBase }: Boot
       const ip = parseIp4(ask.peer);
       const by = { via: 'tftp', serve: ask.serve, ...(ip ? { ip } : mac ? { mac } : {}) } as const;
       const first = await booter.ask(by);
-      const barred = refusalOf(first);
+      if (file === GRUB_ROOT_CFG_FILE) return { file: { bytes: Buffer.from(GRUB_ROOT_CFG) }, answer: withoutBoot(first) };
+      const barred = refusalOf(first, file);
       if (barred) return barred;
-      const loader = file === UKI_FILE ? undefined : loaders.get(file);
-      if (loader) return ip ? { file: { bytes: loader, stage: 'loader' }, answer: first } : { file: { bytes: loader }, answer: withoutBoot(first) };
+      const loader = file === UKI_FILE ? undefined : findLoader(loaders, file, first.node);
+      if (loader) {
+        const { name, bytes, digest, version } = loader;
+        return ip ? { file: { bytes, stage: 'loader', detail: { message: name, digest, version } }, answer: first } : { file: { bytes }, answer: withoutBoot(first) };
+      }
 
-      const isScript = file === TFTP_SCRIPT || file === TFTP_AUTOEXEC;
-      const isImage = mac !== undefined && (file === TFTP_KERNEL || file === TFTP_INITRD || file === UKI_FILE);
-      if (!isScript && !isImage) return notFound;
-      if (!ip) return isImage ? openImage(withoutBoot(first), file) : refused(TFTP_ERROR.accessViolation, 'scripts are for IPv4 machines, whose address tells that they are theirs');
+      const isGrubs = mac !== undefined && file === GRUB_CFG;
+      const image = mac !== undefined && (file === TFTP_KERNEL || file === TFTP_INITRD || file === UKI_FILE) ? file : undefined;
+      if (!isGrubs && file !== TFTP_SCRIPT && file !== TFTP_AUTOEXEC && !image) return notFound;
+      if (!ip) return image ? openImage(withoutBoot(first), image) : refused(TFTP_ERROR.accessViolation, 'scripts are for IPv4 machines, whose address tells that they are theirs');
       const { node, boot } = first;
       if (mac !== undefined && node && !isOf(first, mac)) return notYours;
       const about = mac ?? boot?.mac ?? node?.macs[0];
       if (about === undefined) return notFound;
       // By its address alone: a stranger that asks under a node's MAC does not even learn that it is one.
-      if (!node) return isScript ? openScript(first, about, ask) : openImage(first, file);
+      if (!node) return image ? openImage(first, image) : openScript(first, about, ask, file);
       // The boot set is fixed by whatever is read from it first. Without a boot there is none to fix. The boot is named, or one whose node has left
       // the YAML meanwhile would not be found by the MAC.
       const named = { ...by, mac: about, ...(boot ? { bootId: boot.id } : {}) };
-      const answer = isImage && !boot ? first : await booter.ask({ ...named, wants: 'script', ...(isScript ? { asker: 'ipxe' } : {}) });
-      return refusalOf(answer) ?? (isScript ? openScript(answer, about, ask) : openImage(answer, file));
+      const answer = image && !boot ? first : await booter.ask({ ...named, wants: 'script', ...(image || isGrubs ? {} : { asker: 'ipxe' }) });
+      return refusalOf(answer, file) ?? (image ? openImage(answer, image) : openScript(answer, about, ask, file));
     },
   };
 }
@@ -107,10 +116,10 @@ const refused = (code: number, message: string): Opened => ({ refusal: { code, m
 const notFound = refused(TFTP_ERROR.notFound, 'file not found');
 const notYours = refused(TFTP_ERROR.accessViolation, 'this path is not for the machine at this address');
 
-/** What a decision alone refuses. */
-function refusalOf({ decision }: Answer): Opened | undefined {
+/** What a decision alone refuses. To its disk GRUB goes as its configuration says: without one it would stand at a prompt. */
+function refusalOf({ decision }: Answer, file: string): Opened | undefined {
   if (decision.kind === 'silent') return refused(TFTP_ERROR.accessViolation, decision.why);
-  if (decision.kind === 'local') return refused(TFTP_ERROR.notFound, decision.why);
+  if (decision.kind === 'local' && file !== GRUB_CFG) return refused(TFTP_ERROR.notFound, decision.why);
   return undefined;
 }
 

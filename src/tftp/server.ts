@@ -175,8 +175,8 @@ export function createTftpServer(parts: TftpServerParts): TftpServer {
           return void refuse(socket, peer, opened.refusal);
         }
         const { bytes, pieces, release: free } = opened.file;
-        const { node } = opened.answer;
-        const maxBlockSize = Math.min(terms.blockSize, (node && parts.blockSizeFor?.(node, peer.address)) ?? Infinity);
+        const { node, quirks } = opened.answer;
+        const maxBlockSize = Math.min(terms.blockSize, (node && parts.blockSizeFor?.(node, peer.address)) ?? Infinity, quirks?.blksize ?? Infinity);
         const order = { local, peer: { address: peer.address, port: peer.port }, bytes, ...(pieces ? { ringOf: pieces.size } : {}), options: request.options, maxBlockSize };
         const end = (result: TransferResult) => {
           release();
@@ -238,7 +238,7 @@ export function createTftpServer(parts: TftpServerParts): TftpServer {
     counts.bytes += bytes;
     log.info(fields, 'tftp: file sent');
     if (answer.boot && file.stage) {
-      parts.booter.seen(answer.boot.id, file.stage, { message: plainTftpName(request.file), bytes, durationMs }).catch(fault);
+      parts.booter.seen(answer.boot.id, file.stage, { message: plainTftpName(request.file), bytes, durationMs, ...file.detail }).catch(fault);
     }
   }
 

@@ -2,31 +2,31 @@
 import { getPriority, setPriority } from 'node:os';
 
 /**
- * Nice values; on Linux they are a thread's own (setpriority(2), "C library/kernel differences"). In a storm of 1,000 machines within a second, on two cores that play the
- * machines as well, the main thread has work for all of that second: p99 of DHCP was 635 ms with all threads equal, and 468 ms with HTTP's 10 behind (measured).
+ * Nice values behind the main thread; on Linux they are a thread's own (setpriority(2), "C library/kernel differences"). In a storm of 1,000 machines within a second, on two
+ * cores that play the machines as well, the main thread has work for all of that second: p99 of DHCP was 635 ms with all threads equal, and 468 ms with HTTP's 10 behind
+ * (measured). TFTP's threads do not step back: the transfers of a rack would pile up to more than there may be.
  */
-const DISTANCE = 10;
+export const NICE_OF_HTTP = 10;
+/** What answers comes before what only sends. */
+export const NICE_OF_PUMPS = 11;
 
 /**
- * Of the main thread, before it starts others: the main thread is to come forward rather than HTTP to step back, for a client on the same core that comes before the
- * sender runs for each segment, and the same download takes a quarter more CPU of both (measured). Where it may not (CAP_SYS_NICE), HTTP steps back; nor does it where
- * somebody has chosen a nice value for us, as the unit does.
+ * Of the main thread, before it starts others, so that HTTP has the nice value of other programs and not a worse one: beside a nicer sender a client on the same machine runs
+ * for each segment, and the same downloads take it 1.8 times the CPU (measured). Where it may not (CAP_SYS_NICE), HTTP steps back from 0. A value that somebody has chosen
+ * for us, as the unit does, is kept.
  */
 export function comeForward(): void {
   try {
-    if (getPriority() === 0) setPriority(-DISTANCE);
+    if (getPriority() === 0) setPriority(-NICE_OF_HTTP);
   } catch {
     // It is no more than a wish.
   }
 }
 
-/**
- * Of the calling thread, behind the main thread. TFTP's threads do not step back: the transfers of a rack would pile up to more than there may be. Where it is refused
- * (seccomp), all threads are equal.
- */
-export function stepBack(): void {
+/** Of the calling thread, so much behind the main thread. Where it is refused (seccomp), all threads are equal. */
+export function stepBack(behind: number): void {
   try {
-    setPriority(Math.min(19, getPriority(process.pid) + DISTANCE));
+    setPriority(Math.min(19, getPriority(process.pid) + behind));
   } catch {
     // It is no more than a wish.
   }

@@ -1,17 +1,19 @@
 // Each firmware of the lab, from power-on to ready: stages in order, and how long each took. `npm test` has one row, `npm run test:firmware` all.
-import { execFileSync } from 'node:child_process';
+import { spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
+import { gunzipSync } from 'node:zlib';
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
+import { loaderVersion } from '../../src/boot/loader.ts';
 import { expectedStages, stageOf, type Boot } from '../../src/boot/timeline.ts';
-import { buildImage } from '../../src/images/build.ts';
 import { dieWithUs } from '../../src/lab/child.ts';
-import { firmwareRow, LAB_FIRMWARE, missingPackages, type LabFirmware } from '../../src/lab/firmware.ts';
-import { imagesDirFor, LAB_IMAGE } from '../../src/lab/image.ts';
+import { firmwareRow, howToGet, LAB_FIRMWARE, missingPackages, placed, type LabFirmware } from '../../src/lab/firmware.ts';
+import { buildLabImage, LAB_UKI_CMDLINE } from '../../src/lab/image.ts';
 import { startLab, type Lab } from '../../src/lab/lab.ts';
 import { LAB_BRIDGE } from '../../src/lab/link.ts';
 import { STANDIN } from '../../src/lab/site.ts';
 import { nodeReport, stageLines, type NodeReport } from '../../src/lab/stages.ts';
+import { placeOf } from '../../src/lab/unpacked.ts';
 import { probeAccel, type Accel } from '../../src/lab/vm.ts';
 import { SHIPPED } from '../../src/shipped.ts';
 import { ended, said } from '../integration/lan.ts';
@@ -23,7 +25,7 @@ const RESULTS = process.env['RACKSEED_FIRMWARE_RESULTS'];
 /** A directory for what the machines sent by DHCP, for test/golden/dhcp. */
 const CAPTURES = process.env['RACKSEED_FIRMWARE_CAPTURES'];
 /** `bios` is in lab-boot.test.ts. */
-const FIRMWARE: readonly LabFirmware[] = RESULTS ? LAB_FIRMWARE : ['uefi'];
+const FIRMWARE: readonly LabFirmware[] = RESULTS ? LAB_FIRMWARE : ['uefi', 'secureboot'];
 /** A first build of the image with all drivers. */
 const BUILD_LIMIT_MS = 15 * 60_000;
 /** Emulated on two idle cores a boot takes about a minute, with a load of 8 beside it three times as long. */
@@ -58,21 +60,31 @@ afterAll(() => {
 });
 
 function versionOf(debianPackage: string): string {
-  return execFileSync('dpkg-query', ['-W', '-f', '${Version}', debianPackage], { encoding: 'utf8' });
+  const { status, stdout } = spawnSync('dpkg-query', ['-W', '-f', '${Version}', debianPackage], { encoding: 'utf8' });
+  if (status === 0 && stdout !== '') return stdout;
+  // One that was unpacked: the first line of its changelog.
+  const changelog = placeOf(`/usr/share/doc/${debianPackage}/changelog.Debian.gz`, debianPackage);
+  return (changelog && /\((.*?)\)/.exec(gunzipSync(readFileSync(changelog)).toString())?.[1]) ?? 'unknown';
+}
+
+/** What the row's machines are given where the profile asks for nothing. */
+function loaderOf(firmware: LabFirmware): string {
+  const { newerLoader } = firmwareRow(firmware);
+  return newerLoader === undefined ? 'snponly.efi' : basename(newerLoader);
 }
 
 function versionsOf(firmware: LabFirmware, kernel: string): Row['versions'] {
-  const edk2 = firmwareRow(firmware).edk2;
+  const { edk2, loader, arch, newerLoader } = firmwareRow(firmware);
   return {
-    firmware: edk2 ? `ovmf ${versionOf('ovmf')}` : `seabios ${versionOf('seabios')}`,
-    loader: edk2 ? `ipxe ${versionOf('ipxe')} snponly.efi` : `ipxe-qemu ${versionOf('ipxe-qemu')}, the card's ROM`,
+    firmware: arch ? `qemu-efi-aarch64 ${versionOf('qemu-efi-aarch64')}` : edk2 ? `ovmf ${versionOf('ovmf')}` : `seabios ${versionOf('seabios')}`,
+    loader: loader === 'uki' ? `systemd-boot-efi ${versionOf('systemd-boot-efi')} stub` : newerLoader ? `ipxe ${loaderVersion(readFileSync(placed(firmware, newerLoader)))} ${loaderOf(firmware)}` : edk2 ? `ipxe ${versionOf('ipxe')} snponly.efi` : `ipxe-qemu ${versionOf('ipxe-qemu')}, the card's ROM`,
     kernel,
-    qemu: `${versionOf('qemu-system-x86')} ${accel}`,
+    qemu: arch ? `${versionOf('qemu-system-arm')} tcg` : `${versionOf('qemu-system-x86')} ${accel}`,
   };
 }
 
 /** Boots n1 and answers its boot when it has ended, with what the lab would report of it. */
-async function bootToEnd(running: Lab): Promise<{ readonly boot: Boot; readonly report: NodeReport }> {
+async function bootToEnd(running: Lab): Promise<{ readonly boot: Boot; readonly report: NodeReport; readonly console: string }> {
   const [n1] = running.nodes;
   const vm = running.powerOn(n1!);
   const boot = await until('the boot', LIMIT_MS, async () => {
@@ -82,7 +94,7 @@ async function bootToEnd(running: Lab): Promise<{ readonly boot: Boot; readonly 
     throw new Error(`${error.message}\n${readFileSync(vm.console.log, 'utf8').slice(-3000)}\n${readFileSync(running.daemon.log, 'utf8').slice(-3000)}`);
   });
   console.log(stageLines(n1!.name, vm.startedAt, undefined, boot, false).join('\n'));
-  return { boot, report: nodeReport(n1!.name, vm.startedAt, boot) };
+  return { boot, report: nodeReport(n1!.name, vm.startedAt, boot), console: readFileSync(vm.console.log, 'utf8') };
 }
 
 /** Whatever goes to and from the ports of DHCP and PXE on the lab's bridge; answers how to end it, which keeps what came from machines. */
@@ -100,27 +112,32 @@ async function capture(running: Lab, firmware: LabFirmware, dir: string): Promis
 }
 
 test.each(FIRMWARE.map((firmware) => [firmware, firmwareRow(firmware).what] as const))('%s (%s) gets ready', { timeout: BUILD_LIMIT_MS + LIMIT_MS + 60_000 }, async (firmware, what) => {
-  const { chain, proxy } = firmwareRow(firmware);
+  const { chain, edk2, proxy, loader } = firmwareRow(firmware);
+  const byGrub = chain.endsWith('-grub');
   const missing = missingPackages(firmware);
   if (missing.length > 0) {
     rows.push({ firmware, what, outcome: 'not run', why: `not installed: ${missing.join(' ')}` });
-    expect(RESULTS, `apt-get install ${missing.join(' ')}`).toBeDefined();
+    expect(RESULTS, howToGet(firmware, missing)).toBeDefined();
     return;
   }
-  const { manifest } = await buildImage({ name: LAB_IMAGE, imagesDir: await imagesDirFor(firmware, TEST_STATE), stateDir: TEST_STATE, onProgress: () => undefined });
+  const { manifest } = await buildLabImage(firmware, TEST_STATE, { onProgress: () => undefined });
   const versions = versionsOf(firmware, manifest.kernel.version)!;
   try {
     lab = await startLab({ state: TEST_STATE, nodes: 1, firmware, memoryMiB: 2048, accel, release: STANDIN });
     const captured = CAPTURES ? await capture(lab, firmware, CAPTURES) : undefined;
-    const { boot, report } = await bootToEnd(lab);
+    const { boot, report, console } = await bootToEnd(lab);
     await captured?.();
     expect([boot.state, boot.why]).toEqual(['ready', undefined]);
     expect(boot.stages.map(({ name }) => name)).toEqual(expectedStages(chain, STEPS));
     expect(boot.stages.filter(({ state }) => state !== 'ok')).toEqual([]);
-    // A chain without a loader of ours is that of an iPXE in ROM.
-    expect(stageOf(boot, 'loader')?.detail.message).toBe(chain.startsWith('uefi') ? 'snponly.efi' : undefined);
+    // A chain without a loader of ours is that of an iPXE in ROM, or of a UKI.
+    const { message, version } = stageOf(boot, 'loader')?.detail ?? {};
+    expect(message).toBe(byGrub ? 'grubnetx64.efi.signed' : chain.startsWith('uefi') && loader === undefined ? loaderOf(firmware) : undefined);
+    expect([console.includes('iPXE'), console.includes(`Command line: ${LAB_UKI_CMDLINE}`)]).toEqual([loader !== 'uki' && !byGrub, loader === 'uki']);
+    // The kernel does so for `integrity`: /sys/kernel/security/lockdown.
+    expect([/Secure boot enabled/.test(console), /Kernel is locked down from EFI Secure Boot/.test(console)]).toEqual(edk2?.smm ? [true, true] : [false, false]);
     expect(await lab.otherServer?.leases()).toEqual(proxy ? [[lab.nodes[0]!.mac, boot.ip]] : undefined);
-    rows.push({ firmware, what, outcome: 'ready', seconds: Object.fromEntries(report.stages.map(({ name, sinceStartMs }) => [name, Number((sinceStartMs / 1000).toFixed(1))])), versions });
+    rows.push({ firmware, what, outcome: 'ready', seconds: Object.fromEntries(report.stages.map(({ name, sinceStartMs }) => [name, Number((sinceStartMs / 1000).toFixed(1))])), versions: byGrub ? { ...versions, loader: `shim, ${message} ${version}` } : versions });
   } catch (error) {
     rows.push({ firmware, what, outcome: 'failed', why: (error as Error).message.split('\n')[0]!, versions });
     throw error;

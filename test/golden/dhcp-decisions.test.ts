@@ -5,16 +5,29 @@ import { decide, type BootDecision } from '../../src/boot/decide.ts';
 import { identify } from '../../src/dhcp/client.ts';
 import { messageOf } from '../../src/dhcp/options.ts';
 import { decode } from '../../src/dhcp/packet.ts';
-import { bootSetDigest, generationOf, nodeNamed } from '../unit/boot-world.ts';
+import { DEBIAN_12_LOADERS, type LoaderProgram } from '../../src/boot/loader.ts';
+import { UKI_FILE } from '../../src/boot/urls.ts';
+import { UKI_LOADER } from '../../src/boot/uki.ts';
+import { digestOfBytes } from '../../src/digest.ts';
+import { bootSet, bootSetDigest, generationOf, nodeNamed } from '../unit/boot-world.ts';
 
 const DIR = new URL('dhcp/', import.meta.url);
 const node = nodeNamed('n1');
 const generation = generationOf(node);
+/** A node with `loader: uki`, and its image has one. */
+const ukiNode = nodeNamed('n1', { loader: UKI_LOADER });
+const withUki = { ...generationOf(ukiNode), bootSets: { [bootSetDigest]: { ...bootSet, image: { ...bootSet.image, uki: { digest: digestOfBytes('uki'), size: 3 } } } } };
+
+/** An arm64 image, and a loader set that has an iPXE for it. */
+const forArm64 = { ...generation, bootSets: { [bootSetDigest]: { ...bootSet, image: { ...bootSet.image, arch: 'arm64' as const } } } };
+const NEWER: readonly LoaderProgram[] = [...DEBIAN_12_LOADERS, { name: 'ipxe-arm64.efi', runsOn: 'efi-arm64' }];
 
 /** By capture, written by hand: all packets of one machine get the same. */
 const BOOTS: Partial<BootDecision> = { kind: 'boot', bootSet: bootSetDigest };
 const BY_TFTP: Partial<BootDecision> = { kind: 'loader', file: 'snponly.efi', via: 'tftp' };
 const BY_HTTP: Partial<BootDecision> = { kind: 'loader', file: 'snponly.efi', via: 'http' };
+const UKI: Partial<BootDecision> = { kind: 'loader', file: UKI_FILE, via: 'http' };
+const ARM64: Partial<BootDecision> = { kind: 'loader', file: 'ipxe-arm64.efi', via: 'tftp' };
 const ADDRESS: Partial<BootDecision> = { kind: 'local' };
 const ANSWERS: readonly [machine: string, packets: readonly string[], answer: Partial<BootDecision>][] = [
   ['qemu_virtio-bios_ipxe', ['discover', 'request'], BOOTS],
@@ -30,8 +43,14 @@ const ANSWERS: readonly [machine: string, packets: readonly string[], answer: Pa
   ['lab_uefi-ipxe', ['discover', 'request'], BOOTS],
   ['lab_uefi_http-rom', ['discover', 'request'], BY_HTTP],
   ['lab_uefi_http-ipxe', ['discover', 'request'], BOOTS],
+  ['lab_uefi_http_uki-rom', ['discover', 'request'], UKI],
+  ['lab_uefi_http_uki-initrd', ['discover', 'request'], BOOTS],
+  ['lab_secureboot_own-rom', ['discover', 'request'], UKI],
+  ['lab_secureboot_own-initrd', ['discover', 'request'], BOOTS],
   ['lab_uefi_proxy-rom', ['discover', 'request', 'request_4011'], BY_TFTP],
   ['lab_uefi_proxy-ipxe', ['discover', 'request'], BOOTS],
+  ['lab_uefi_arm64-rom', ['discover', 'request', 'request_4011'], ARM64],
+  ['lab_uefi_arm64-initrd', ['discover', 'request'], BOOTS],
   ['debian12-udhcpc', ['discover', 'request'], ADDRESS],
   ['debian12-udhcpc_initrd', ['discover', 'request'], BOOTS],
   ['debian12-dhclient', ['discover', 'request'], ADDRESS],
@@ -49,6 +68,7 @@ describe('the decision for each captured machine', () => {
   it.each(cases)('$name: $answer.kind', ({ name, message, answer }) => {
     const packet = read(name);
     expect(messageOf(packet.options)).toBe(message);
-    expect(decide({ node, failedInRow: 0 }, identify(packet), generation)).toMatchObject(answer);
+    const [who, world] = answer === UKI ? [ukiNode, withUki] : [node, answer === ARM64 ? forArm64 : generation];
+    expect(decide({ node: who, failedInRow: 0, ...(answer === ARM64 ? { loaders: NEWER } : {}) }, identify(packet), world)).toMatchObject(answer);
   });
 });

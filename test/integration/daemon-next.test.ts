@@ -1,5 +1,6 @@
 // What a node does when it starts next, against the running daemon: boot-once, a node that fails again and again, and nodes with several cards.
 import { execFile } from 'node:child_process';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -20,12 +21,13 @@ nodes:
   once: { macs: ["52:54:00:00:00:01"], ip: 127.0.0.11 }
   yaml: { macs: ["52:54:00:00:00:02"], ip: 127.0.0.12, next: boot-once, exit: EFI/debian/shimx64.efi }
   loops: { macs: ["52:54:00:00:00:03"], ip: 127.0.0.13 }
+  signed: { macs: ["52:54:00:00:00:05"], ip: 127.0.0.15, loader: uki }
   cards: { macs: ["52:54:00:00:00:04", "52:54:00:00:01:04"], ip: 127.0.0.14 }
 `,
     },
   });
   relay = await createRelay();
-  for (const [name, mac] of [['once', '00:01'], ['yaml', '00:02'], ['loops', '00:03'], ['cards', '00:04'], ['cards-second', '01:04']] as const) machines.set(name, createMachine(relay, `52:54:00:00:${mac}`, world.httpPort));
+  for (const [name, mac] of [['once', '00:01'], ['yaml', '00:02'], ['loops', '00:03'], ['signed', '00:05'], ['cards', '00:04'], ['cards-second', '01:04']] as const) machines.set(name, createMachine(relay, `52:54:00:00:${mac}`, world.httpPort));
 });
 afterAll(async () => {
   await relay?.close();
@@ -35,6 +37,7 @@ afterAll(async () => {
 interface Shown {
   readonly next: string;
   readonly held: boolean;
+  readonly heldAt?: number;
   readonly failedInRow: number;
   readonly lastFailure?: { readonly stage?: string; readonly why?: string };
 }
@@ -112,8 +115,18 @@ describe('boot-once', () => {
   });
 
   it('is refused when it is no such word, by API and command line', async () => {
-    expect(await world.apiStatus('/api/nodes/once/next', 'POST', { next: 'twice' })).toMatchObject({ status: 422, body: { code: 'REQUEST_INVALID', message: 'next: must be netboot, boot-once, local' } });
-    await expect(cli('node', 'next', 'once', 'twice')).rejects.toMatchObject({ code: 64 });
+    expect(await world.apiStatus('/api/nodes/once/next', 'POST', { next: 'twice' })).toMatchObject({ status: 422, body: { code: 'REQUEST_INVALID', message: 'next: must be one of netboot, boot-once, local' } });
+    for (const words of [['twice'], [], ['local', '--clear']]) await expect(cli('node', 'next', 'once', ...words)).rejects.toMatchObject({ code: 64 });
+  });
+
+  it('can be taken back: what the YAML says counts again, also what was used up', async () => {
+    await say('yaml', 'local');
+    expect(await cli('node', 'next', 'yaml', '--clear')).toMatch(/^yaml .* boot-once /m);
+    expect((await world.events()).find((event) => event.node === 'yaml' && event.kind === 'node-next')).toMatchObject({ detail: { next: 'as its YAML says' } });
+    await (await boot(machine('yaml'))).report('ready');
+    expect((await node('yaml')).next).toBe('local');
+    expect((await world.api<Shown>('/api/nodes/yaml/next', 'DELETE')).next).toBe('boot-once');
+    expect(await world.apiStatus('/api/nodes/nobody/next', 'DELETE')).toMatchObject({ status: 404 });
   });
 });
 
@@ -132,11 +145,41 @@ describe('a node that fails five times in a row', () => {
     expect(await cli('node', 'list')).toMatch(/^loops .* held +5 boots failed in a row, the last at step 30-k0s: no disk/m);
     expect(await metric()).toBe('rackseed_nodes_held 1');
 
+    // Another boot set lets it go; the one that failed, when it comes back before anything was booted, holds it as before.
+    const since = (await node('loops')).heldAt;
+    expect(since).toBeGreaterThan(0);
+    const file = join(world.profilesDir, 'k0s-single.yaml');
+    const text = readFileSync(file, 'utf8');
+    for (const [cmdline, shown] of [['quiet, ', { held: false }], ['', { held: true, heldAt: since }]] as const) {
+      writeFileSync(file, text.replace('cmdline: [', `cmdline: [${cmdline}`));
+      await world.api('/api/reload', 'POST');
+      const { held, heldAt } = await node('loops');
+      expect({ held, heldAt }).toEqual({ heldAt: undefined, ...shown });
+    }
+    expect(await kinds('loops')).toEqual(['node-held']);
+
     // The script that asks again gets its boot, in the same boot.
     expect(await cli('node', 'release', '52:54:00:00:00:03')).not.toContain('held');
     expect(await script(one)).toContain('\nkernel ');
     expect(await metric()).toBe('rackseed_nodes_held 0');
     expect(await kinds('loops')).toEqual(['node-held', 'node-released']);
+    await expect(cli('node', 'release', 'loops')).rejects.toMatchObject({ code: 1, stderr: expect.stringContaining('loops is not held') as string });
+    expect(await world.apiStatus('/api/nodes/loops/release', 'POST', {})).toMatchObject({ status: 409, body: { code: 'NODE_NOT_HELD' } });
+    expect(await kinds('loops')).toEqual(['node-held', 'node-released']);
+  });
+
+  it('is held, and an event, also when its firmware refuses the loader that would say so', async () => {
+    const one = machine('signed');
+    for (let i = 0; i < 5; i++) {
+      const ack = await one.dora('uefi-http');
+      const { text } = await one.http('GET', bootFileOf(ack)).then(() => one.http('POST', '/enrol', { body: `mac ${one.mac}\n` }));
+      const [token, id] = [/^token (\w+)$/m.exec(text)![1]!, /^boot (\w+)$/m.exec(text)![1]!];
+      expect((await one.http('POST', `/boots/${id}/report?stage=root&state=failed&message=no+disk`, { headers: { authorization: `Bearer ${token}` } })).status).toBe(204);
+    }
+    expect(await kinds('signed')).toEqual([]);
+    expect((await one.dora('uefi-http')).file).toMatch(/snponly\.efi$/);
+    expect((await one.dora('uefi-http')).file).toMatch(/snponly\.efi$/);
+    expect(await kinds('signed')).toEqual(['node-held']);
   });
 
   async function metric(): Promise<string | undefined> {

@@ -36,6 +36,8 @@ interface Walk {
 const report = (stage: string): Act['run'] => ({ machine, boot, token }) =>
   machine.http('POST', `/boots/${boot}/report?stage=${stage}&state=ok`, { headers: { authorization: `Bearer ${token}` } });
 
+const dashes = ({ mac }: Machine): string => mac.replaceAll(':', '-');
+
 const enrolled: readonly Act[] = [
   {
     evidence: 'the initrd stage enrols',
@@ -68,6 +70,34 @@ const fromScript: readonly Act[] = [
   { evidence: 'the initrd is fetched to its last byte', stages: ['initrd'], run: ({ machine, boot }) => machine.http('GET', `/blobs/sha256/${world.image.initrds[0]!.digest.slice(7)}?boot=${boot}`) },
   ...enrolled,
 ];
+
+/** GRUB stays with the protocol that it came by. */
+const fromGrub = (fetched: (machine: Machine, path: string) => Promise<string>, files: (walk: Walk) => { readonly kernel: string; readonly initrd: string }): readonly Act[] => [
+  {
+    evidence: 'the node\'s grub.cfg is fetched',
+    stages: ['script'],
+    gate: true,
+    async run(walk) {
+      expect(await fetched(walk.machine, '/grub/grub.cfg')).toContain('source /$net_default_mac/grub.cfg');
+      const cfg = await fetched(walk.machine, `/${walk.machine.mac}/grub.cfg`);
+      walk.boot = /rackseed\.boot=(\w+)/.exec(cfg)![1]!;
+      expect(cfg).toContain(`if linux '${files(walk).kernel}' `);
+      expect(cfg).toContain(`if initrd '${files(walk).initrd}';`);
+    },
+  },
+  { evidence: 'the kernel is fetched to its last byte', stages: ['kernel'], run: (walk) => fetched(walk.machine, files(walk).kernel) },
+  { evidence: 'the initrd is fetched to its last byte', stages: ['initrd'], run: (walk) => fetched(walk.machine, files(walk).initrd) },
+  ...enrolled,
+];
+const byTftp = async (machine: Machine, path: string): Promise<string> => Buffer.from(await machine.tftp(path)).toString();
+const byHttp = async (machine: Machine, path: string): Promise<string> => {
+  const { status, text } = await machine.http('GET', path);
+  expect([path, status]).toEqual([path, 200]);
+  return text;
+};
+/** By TFTP one file of the node; by HTTP the blobs themselves. */
+const ownFiles = ({ machine }: Walk) => ({ kernel: `/${dashes(machine)}/kernel`, initrd: `/${dashes(machine)}/initrd` });
+const blobFiles = ({ boot }: Walk) => ({ kernel: `/blobs/sha256/${world.image.kernel.digest.slice(7)}?boot=${boot}`, initrd: `/blobs/sha256/${world.image.initrds[0]!.digest.slice(7)}?boot=${boot}` });
 
 /** The two halves of DORA; the OFFER between them is ours, and is taken away by itself below. */
 const dora = (kind: Kind): readonly Act[] => [
@@ -106,6 +136,8 @@ const chains: Readonly<Record<Chain, readonly Act[]>> = {
   'bios-rom': [...dora('rom'), loaded(({ machine }) => machine.tftp('undionly.kpxe')), again('ipxe'), ...fromScript],
   'uefi-rom': [...dora('uefi'), loaded(({ machine }) => machine.tftp('snponly.efi')), again('ipxe-uefi'), ...fromScript],
   'uefi-http': [...dora('uefi-http'), loaded(({ machine }) => machine.http('GET', '/loaders/snponly.efi')), again('ipxe-uefi'), ...fromScript],
+  'uefi-grub': [...dora('uefi'), loaded(({ machine }) => machine.tftp('snponly.efi')), ...fromGrub(byTftp, ownFiles)],
+  'uefi-http-grub': [...dora('uefi-http'), loaded(({ machine }) => machine.http('GET', '/loaders/snponly.efi')), ...fromGrub(byHttp, blobFiles)],
   'uefi-uki': [...dora('uefi'), ...fromUki(({ machine }) => machine.tftp(`${machine.mac.replaceAll(':', '-')}/uki.efi`))],
   'uefi-http-uki': [...dora('uefi-http'), ...fromUki(({ machine }) => machine.http('GET', `/loaders/${machine.mac.replaceAll(':', '-')}/uki.efi`))],
   'bios-ipxe-proxy': [...beside('ipxe'), ...fromScript],

@@ -305,6 +305,8 @@ describe('a connection that pipelines', () => {
       for (const socket of sockets) socket.on('error', () => undefined).write(Array.from({ length: MOST }, (_, n) => range(path, n)).join(''));
       if (afterMs === 0) for (const socket of sockets) await once(socket, 'readable');
       await eventually(() => site.asked.length).toBe(round * CONNECTIONS * MOST);
+      // Both ends of a connection, and the number that a pump has for ours.
+      if (cacheBytes > 0) await eventually(openFds).toBeGreaterThan(idle + 3 * CONNECTIONS);
       for (const socket of sockets) cacheBytes > 0 && socket instanceof Socket ? socket.resetAndDestroy() : socket.destroy();
     }
     await eventually(() => site.released.length).toBe(ROUNDS * CONNECTIONS * MOST);

@@ -1,6 +1,6 @@
 // The operator's own keys by Debian's tools: made once, for nobody else's eyes, and a signature that an altered byte breaks.
 import { execFileSync } from 'node:child_process';
-import { copyFileSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { copyFileSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, it, vi } from 'vitest';
@@ -40,7 +40,17 @@ it('keys that are there are never overwritten, and a directory that cannot be fi
   await expect(makeSecureBootKeys(join(keys, 'PK.key'))).rejects.toMatchObject({ code: 'USAGE', message: `${join(keys, 'PK.key')} is no directory` });
   // The daemon's user owns all of the state directory.
   writeFileSync(join(dir, 'rackseed.yaml'), `stateDir: ${dir}/state\n`);
-  await expect(keysInit({ config: join(dir, 'rackseed.yaml'), dir: join(dir, 'state/secure-boot') })).rejects.toMatchObject({ code: 'USAGE', message: expect.stringContaining('is in the state directory') as string });
+  const init = (path: string) => keysInit({ config: join(dir, 'rackseed.yaml'), dir: join(dir, path) });
+  const refused = { code: 'USAGE', message: expect.stringContaining('is in the state directory') as string };
+  await expect(init('state/secure-boot')).rejects.toMatchObject(refused);
+  mkdirSync(join(dir, 'state/blobs'), { recursive: true });
+  symlinkSync('state/blobs', join(dir, 'link'));
+  for (const path of ['link', 'link/secure-boot', 'link/not/yet/there']) await expect(init(path)).rejects.toMatchObject(refused);
+  expect(readdirSync(join(dir, 'state/blobs'))).toEqual([]);
+  // Nor by a state directory that is a link itself.
+  symlinkSync('state', join(dir, 'state-link'));
+  writeFileSync(join(dir, 'rackseed.yaml'), `stateDir: ${dir}/state-link\n`);
+  await expect(init('state/secure-boot')).rejects.toMatchObject(refused);
 });
 
 it('a signed UKI verifies, also as objdump reads it; one changed byte or another key does not', async () => {

@@ -19,6 +19,7 @@ import { createLog } from '../../src/log.ts';
 import { createVerifiedBlobs } from '../../src/store/verified.ts';
 import { createFileCache } from '../../src/tftp/file-cache.ts';
 import { bootFiles } from '../../src/tftp/files.ts';
+import { digestOfBytes } from '../../src/digest.ts';
 import { loadLoaders, type Loaders } from '../../src/loaders.ts';
 import { decodeTftp, encodeTftp, type TftpPacket } from '../../src/tftp/packet.ts';
 import { createTftpServer, MOST_TRANSFERS_PER_IP, type TftpServer } from '../../src/tftp/server.ts';
@@ -151,7 +152,7 @@ describe('a loader arrives byte for byte', () => {
     expect(ran).toMatchObject({ code: 0 });
     await expectLoader();
     await expect.poll(() => server.counters()).toMatchObject({ complete: 1, failed: 0, aborted: 0, active: 0, bytes: loader.length });
-    expect(policy.seen).toEqual([['01BOOT', 'loader', { message: 'undionly.kpxe', bytes: loader.length, durationMs: expect.any(Number) }]]);
+    expect(policy.seen).toEqual([['01BOOT', 'loader', { message: 'undionly.kpxe', bytes: loader.length, durationMs: expect.any(Number), digest: digestOfBytes(loader), version: 'unknown' }]]);
   });
 
   test.each([1, 5])('with curl, through a network that loses %i in a hundred packets each way', async (percent) => {

@@ -62,6 +62,8 @@ export interface WorldOptions {
   readonly dhcp?: string;
   /** Default: none. */
   readonly tftp?: string;
+  /** `loaders.dir`; default the daemon's own. */
+  readonly loadersDir?: string;
   /** More of the `http:` section, as the inside of a YAML map. */
   readonly http?: string;
   /** Runs when image and artifact are there and the daemon is not. */
@@ -82,7 +84,7 @@ export async function startWorld(options: WorldOptions = {}): Promise<World> {
 profiles: ./boot-profiles
 dhcp: ${options.dhcp ?? `{ mode: ${options.mode ?? 'full'}, onConflict: ignore, subnets: [{ subnet: 127.0.0.0/8, serverIp: ${SERVER_IP}, conflictCheck: off${options.pool === null ? '' : ', pool: 127.0.1.1-127.0.1.100'} }] }`}
 tftp: ${options.tftp ?? '{}'}
-http: { port: ${HTTP_PORT}${options.http ? `, ${options.http}` : ''} }
+${options.loadersDir === undefined ? '' : `loaders: { dir: ${options.loadersDir} }\n`}http: { port: ${HTTP_PORT}${options.http ? `, ${options.http}` : ''} }
 api: { port: ${options.apiPort ?? 0} }
 user: null
 repos: ${JSON.stringify(options.repos ?? {})}

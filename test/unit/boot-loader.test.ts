@@ -3,10 +3,11 @@ import { existsSync, readFileSync } from 'node:fs';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { decide, type BootDecision, type View } from '../../src/boot/decide.ts';
+import { HOLD_S } from '../../src/boot/hold.ts';
 import { chooseLoader, DEBIAN_12_LOADERS, LOADER_CHOICES, LOADER_FILE, LOADER_TABLE, loaderVersion, runsOn, type LoaderProgram, type LoaderRow } from '../../src/boot/loader.ts';
-import type { BootRequest, Machine } from '../../src/boot/request.ts';
+import { machineOf as machineIn, type BootRequest, type Machine } from '../../src/boot/request.ts';
 import { identify } from '../../src/dhcp/client.ts';
-import { OPT, text, uint16s } from '../../src/dhcp/options.ts';
+import { message, OPT, text, uint16s } from '../../src/dhcp/options.ts';
 import { bootWith, generationOf, nodeNamed } from './boot-world.ts';
 import { packetWith } from './dhcp-world.ts';
 
@@ -57,6 +58,34 @@ describe('the table', () => {
   });
 });
 
+describe('a type of option 93 that no row has', () => {
+  const known = new Set(LOADER_TABLE.flatMap(({ types }) => types));
+  const types = Array.from({ length: 0x140 }, (_, type) => type).filter((type) => !known.has(type));
+  const word = (type: number): string => `0x${type.toString(16).padStart(2, '0')}`;
+  const said = (type: number, vendorClass: string, asker?: string) => identify(packetWith([[OPT.messageType, message('discover')], [OPT.clientArch, uint16s(type)], [OPT.vendorClass, text(vendorClass)], ...(asker ? [[OPT.userClass, text(asker)] as [number, Uint8Array]] : [])]));
+  const generation = generationOf(nodeNamed('n1'));
+
+  it.each(['PXEClient', 'HTTPClient'])('gets no loader, whatever the set has, and never the file of a BIOS: %s', (vendorClass) => {
+    expect(types).toContain(0x27);
+    for (const type of types) {
+      for (const wish of [...LOADER_CHOICES, 'undionly.kpxe', 'uki']) expect(chooseLoader(said(type, vendorClass), SID, wish)).toEqual({ why: `no loader for architecture type ${word(type)} yet` });
+      expect(decide({ failedInRow: 0, loaders: SID }, { ...said(type, vendorClass), serve: 'any' }, generation)).toEqual({ kind: 'hold', why: `no loader for architecture type ${word(type)} yet`, retryAfterS: HOLD_S });
+    }
+  });
+
+  it('holds its node with the reason, also an iPXE, which would start the kernel of another processor', () => {
+    const image = generation.bootSets[generation.profiles['k0s-single']!.bootSet!]!.image;
+    const why = `image ${image.name} is for ${image.arch}, this machine is of architecture type 0x27`;
+    for (const loader of [undefined, 'uki', 'undionly']) {
+      const view: View = { node: nodeNamed('n1', loader === undefined ? {} : { loader }), failedInRow: 0, loaders: SID, openBoot: bootWith(['discover']) };
+      expect(decide(view, said(0x27, 'PXEClient'), generation)).toEqual({ kind: 'hold', why, retryAfterS: HOLD_S });
+      const ipxe: BootRequest = { ...said(0x27, 'PXEClient', 'iPXE'), features: ['http', 'efi'] };
+      expect(decide(view, ipxe, generation)).toEqual({ kind: 'hold', why, retryAfterS: HOLD_S });
+      expect(decide(view, { ...machineIn(ipxe), via: 'http', wants: 'script' }, generation)).toEqual({ kind: 'hold', why, retryAfterS: HOLD_S });
+    }
+  });
+});
+
 describe('a choice', () => {
   it.each<[string, Machine, readonly LoaderProgram[], string | undefined, unknown]>([
     ['a BIOS gets undionly', { firmware: 'bios', arch: 'amd64' }, DEBIAN_12_LOADERS, undefined, { file: 'undionly.kpxe', via: 'tftp' }],
@@ -69,7 +98,8 @@ describe('a choice', () => {
     ['who asked for snponly gets no other one', UEFI, [{ name: 'ipxe.efi', runsOn: 'efi-amd64' }], 'snponly', { why: "no loader for amd64 uefi: snponly.efi is not in the loader set (Debian's package ipxe has it)" }],
     ['arm64 is held with the package that it lacks', ARM, DEBIAN_12_LOADERS, undefined, { why: "no loader for arm64 uefi: ipxe-arm64.efi is not in the loader set (Debian's package ipxe has it from 1.21.1 (trixie) on, and 2.0.0 (sid) is the better one)" }],
     ['and gets it where the set has it', ARM, SID, undefined, { file: 'ipxe-arm64.efi', via: 'tftp' }],
-    ['IA32 is held: there is none', { firmware: 'uefi', arch: 'i386' }, SID, undefined, { why: 'no loader for i386 uefi: no Debian suite has an iPXE for it' }],
+    ['IA32 is held with the GRUB that it lacks', { firmware: 'uefi', arch: 'i386' }, SID, undefined, { why: expect.stringContaining('no loader for i386 uefi: grubnetia32.efi is not in the loader set (no Debian suite has an iPXE for it') as string }],
+    ['arm32 is held: there is none', { firmware: 'uefi', arch: 'armhf' }, SID, undefined, { why: 'no loader for armhf uefi: no Debian suite has an iPXE for it' }],
     ['undionly is no program of UEFI', UEFI, SID, 'undionly', { why: 'loader: undionly does not run on this machine, which is amd64 uefi' }],
     ['snponly is no program of a BIOS', { firmware: 'bios' }, SID, 'snponly', { why: 'loader: snponly does not run on this machine, which is bios' }],
     ['a file of the set is given as it is', UEFI, [{ name: 'own.efi', runsOn: 'efi-amd64' }], 'own.efi', { file: 'own.efi', via: 'tftp' }],
@@ -157,7 +187,9 @@ describe('a program', () => {
     ['in .sbat', '\0ipxe,1,iPXE,snponly.efi,2.0.0+dfsg-5,https://ipxe.org\n', '2.0.0+dfsg-5'],
     ['behind the product\'s name', 'efi\0iPXE\0\0\0\x001.0.0+git-20190125.36a4c85-5.1\0', '1.0.0+git-20190125.36a4c85-5.1'],
     ['nowhere', '\0iPXE\0', 'unknown'],
-    ['of shim, which is not ours to read', '\nshim,4,UEFI shim,shim,16.1,https://github.com/rhboot/shim\n', 'unknown'],
+    ['of shim and GRUB, as Debian has them', '\nshim,4,UEFI shim,shim,1,https://github.com/rhboot/shim\nshim.debian,1,Debian,shim,16.1,https://tracker.debian.org/pkg/shim\n', '16.1'],
+    ['with its revision, of GRUB', '\ngrub.debian,5,Debian,grub2,2.06-13+deb12u2,https://tracker.debian.org/pkg/grub2\n', '2.06-13+deb12u2'],
+    ['of a shim that is not Debian\'s', '\nshim,4,UEFI shim,shim,1,https://github.com/rhboot/shim\n', 'unknown'],
   ])('tells its version %s', (_where, content, version) => {
     expect(loaderVersion(Buffer.from(content, 'latin1'))).toBe(version);
   });

@@ -1,15 +1,21 @@
 // Sessions: who may enrol, what a report ends, and the texts that nodes read.
 import { execFileSync } from 'node:child_process';
 import fc from 'fast-check';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, test } from 'vitest';
 import { reachable, renderScript } from '../../src/boot/ipxe.ts';
-import { ENROL_WITHIN_MS, endOf, isReportable, refuseClaim, renderConfig } from '../../src/boot/session.ts';
+import { ENROL_WITHIN_MS, endOf, isReportable, readSmbios, refuseClaim, renderConfig } from '../../src/boot/session.ts';
 import { factsAsEnvironment, factsOf } from '../../src/postboot/facts.ts';
 import { bootSet, bootSetDigest, bootWith, nodeNamed, NOW } from './boot-world.ts';
 
 const ip = '10.77.0.11';
 const MACS = ['52:54:00:00:00:01', '52:54:00:00:00:02'];
 const claimable = bootWith(['discover', 'offer', 'lease', 'script'], { ip, bootSet: bootSetDigest });
+
+test('of SMBIOS what says something is kept, as one line of plain text', () => {
+  const said = { manufacturer: ' HP\u001b[2J ', product: 'x'.repeat(300), serial: 'To Be Filled By O.E.M.', other: 'y' };
+  expect(readSmbios(new Map(Object.entries(said)))).toEqual({ manufacturer: 'HP?[2J', product: 'x'.repeat(255) });
+  for (const nothing of ['', ' ', 'Default string', 'Not Specified', 'None', '0', '0000000000']) expect(readSmbios(new Map([['serial', nothing]]))).toEqual({});
+});
 
 describe('refuseClaim', () => {
   it.each([

@@ -5,6 +5,7 @@ import { FAILURES_BEFORE_HOLD, HOLD_S } from '../../src/boot/hold.ts';
 import { renderScript } from '../../src/boot/ipxe.ts';
 import { refuseClaim } from '../../src/boot/session.ts';
 import type { BootRequest } from '../../src/boot/request.ts';
+import { ukiWay } from '../../src/boot/uki.ts';
 import { loaderName, loaderPath, readTftpName, UKI_FILE } from '../../src/boot/urls.ts';
 import { bootSet, bootSetDigest, bootWith, generationOf, nodeNamed } from './boot-world.ts';
 
@@ -29,6 +30,19 @@ it('a BIOS machine is held with the reason, and its ROM gets a loader that can s
   const why = 'loader: uki needs UEFI, this machine boots by BIOS';
   expect(decide(view, bios, withUki)).toEqual({ kind: 'hold', why, retryAfterS: HOLD_S, loader: { file: 'undionly.kpxe', via: 'tftp' } });
   expect(decide(view, { ...bios, asker: 'ipxe', features: ['http', 'bzimage'] }, withUki)).toEqual({ kind: 'hold', why, retryAfterS: HOLD_S });
+});
+
+it('a machine that does not say what it is is held with that, and one of a processor that nobody knows with its type', () => {
+  const { firmware: _firmware, arch: _arch, ...silent } = rom;
+  expect(decide(view, silent, withUki)).toMatchObject({ kind: 'hold', why: 'loader: uki needs UEFI, and this machine does not say whether it has that (DHCP option 93)', loader: { file: 'undionly.kpxe' } });
+  // Of a boot set of an older generation the image's own processor is not known.
+  expect(ukiWay({ ...silent, firmware: 'uefi-http', unknownType: 0x28 }, undefined)).toEqual({ why: 'loader: uki: no UKI is for architecture type 0x28' });
+});
+
+it('a UEFI of 32 bits, which starts kernels of 64 but no EFI program of 64, is held with the reason', () => {
+  const why = 'loader: uki: the UKI of image debian-k0s is for amd64 firmware, this machine\'s is i386';
+  for (const asker of ['rom', 'ipxe'] as const) expect(decide(view, { ...ipxe, asker, arch: 'i386' }, withUki)).toMatchObject({ kind: 'hold', why, retryAfterS: HOLD_S });
+  expect(decide(view, { ...rom, firmware: 'uefi-http', arch: 'i386' }, withUki)).toMatchObject({ kind: 'hold', why });
 });
 
 it('an image without a UKI holds, and says how to make one', () => {

@@ -3,6 +3,7 @@ import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { loaderAdd } from '../../src/commands/loader.ts';
 import { checkCommand, type CheckOptions } from '../../src/commands/check.ts';
 import { AppError, FaultsError, formatFault } from '../../src/errors.ts';
 import { createArtifactStore } from '../../src/store/artifacts.ts';
@@ -79,6 +80,18 @@ describe('rackseed check', () => {
     await createArtifactStore(database).add({ name: 'k0s', version: 'v1.36.1+k0s.0', digest: digestOfBytes('k0s'), size: 3, addedAt: 0 });
     expect(await check()).not.toContain('artifact');
     await database.close();
+  });
+
+  test('beside the state of a daemon, loader sets are looked up in it, and in the directories of the settings', async () => {
+    const config = join(dir, 'rackseed.yaml');
+    writeFileSync(config, `${SETTINGS}loaders: { sets: { site: ./none }, default: own }\n`);
+    writeFileSync(join(dir, 'boot-profiles', 'c.yaml'), 'image: debian-k0s\nloaders: onw\n');
+    expect(await faultsOf()).toEqual({ code: 'CONFIG_INVALID', faults: ['rackseed.yaml:6:45: loaders.default is own, and there is no such loader set (add it: rackseed loader add own PATH)'] });
+    writeFileSync(join(dir, 'own.kpxe'), 'own');
+    await loaderAdd('own', [join(dir, 'own.kpxe')], { config, output: 'table' });
+    expect(await faultsOf()).toEqual({ code: 'PROFILES_INVALID', faults: ['boot-profiles/c.yaml:2:10: unknown loader set onw (did you mean own?)'] });
+    writeFileSync(join(dir, 'boot-profiles', 'c.yaml'), 'image: debian-k0s\nloaders: own\nloader: own.kpxe\n');
+    expect(await check()).toMatch(/^not checked: loader set site: .*none cannot be read/m);
   });
 
   test('a directory alone is checked without settings, and it says so', async () => {

@@ -70,11 +70,17 @@ describe('good profiles', () => {
     expect((await generationOf(one(text), withUki)).id).toBe((await generationOf(one(text), { ...knownResolver, image: async () => IMAGE })).id);
   });
 
-  test("a node's loader comes before its profile's, auto is none, and a file of the set may be named", async () => {
+  test("a node's loader set comes before its profile's; without one the daemon's default stays open", async () => {
+    const text = 'image: debian-k0s\nloaders: ipxe-2.0\nnodes:\n  n1: { macs: [52:54:00:12:34:56] }\n  n2: { macs: [52:54:00:12:34:57], loaders: default }\n';
+    const { nodes } = await generationOf(one(text));
+    expect([nodes['n1']!.loaders, nodes['n2']!.loaders]).toEqual(['ipxe-2.0', 'default']);
+    expect(Object.keys((await generationOf(one(text.replace('loaders: ipxe-2.0\n', '')))).nodes['n1']!)).not.toContain('loaders');
+  });
+
+  test("a node's loader comes before its profile's, auto too, and a file of the set may be named", async () => {
     const text = 'image: debian-k0s\nloader: ipxe\nnodes:\n  n1: { macs: [52:54:00:12:34:56] }\n  n2: { macs: [52:54:00:12:34:57], loader: ipxe-arm64.efi }\n  n3: { macs: [52:54:00:12:34:58], loader: auto }\n';
     const { nodes } = await generationOf(one(text));
-    expect([nodes['n1']!.loader, nodes['n2']!.loader]).toEqual(['ipxe', 'ipxe-arm64.efi']);
-    expect(nodes['n3']).not.toHaveProperty('loader');
+    expect([nodes['n1']!.loader, nodes['n2']!.loader, nodes['n3']!.loader]).toEqual(['ipxe', 'ipxe-arm64.efi', 'auto']);
   });
 
   test('DHCP options mean the same in a profile, where numbers keep their text, as in rackseed.yaml', async () => {

@@ -40,9 +40,15 @@ describe('identify', () => {
     expect(identify(packetWith([[OPT.clientArch, uint16s(...types)]]))).toMatchObject(expected);
   });
 
-  it('an unknown architecture is left open', () => {
-    const { arch, firmware } = identify(packetWith([[OPT.clientArch, uint16s(2)]]));
-    expect([arch, firmware]).toEqual([undefined, undefined]);
+  it.each<[string, string, number[], Partial<BootRequest>]>([
+    ['by option 93', 'PXEClient', [0x27], { unknownType: 0x27 }],
+    ['of several the first', 'PXEClient', [2, 0x27], { unknownType: 2 }],
+    ['by the vendor class alone', 'PXEClient:Arch:00039:UNDI:003001', [], { unknownType: 39 }],
+    ['of HTTP Boot', 'HTTPClient:Arch:00040:UNDI:003001', [0x28], { firmware: 'uefi-http', unknownType: 0x28 }],
+    ['which the vendor class knows better', 'PXEClient:Arch:00007:UNDI:003001', [0x27], { arch: 'amd64', firmware: 'uefi' }],
+  ])('an architecture that we do not know is kept as a number: %s', (_what, vendorClass, types, expected) => {
+    const { arch, firmware, unknownType } = identify(packetWith([[OPT.vendorClass, text(vendorClass)], ...(types.length === 0 ? [] : [[OPT.clientArch, uint16s(...types)] as [number, Uint8Array]])]));
+    expect(JSON.parse(JSON.stringify({ arch, firmware, unknownType }))).toEqual(expected);
   });
 
   it('without option 93 the vendor class tells the architecture', () => {

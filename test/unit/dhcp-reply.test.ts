@@ -133,7 +133,7 @@ describe('other replies', () => {
 });
 
 describe('beside another server\'s lease', () => {
-  const proxy = (decision: BootDecision, request: BootRequest, type: 'offer' | 'ack') => renderProxy(parts(decision, request), type);
+  const proxy = (decision: BootDecision, request: BootRequest, type: 'offer' | 'ack') => renderProxy({ ...parts(decision, request), subnet: { ...subnet, mode: 'proxy' } }, type);
 
   it.each<[string, BootDecision, BootRequest, 'offer' | 'ack', unknown]>([
     ['a BIOS ROM takes the file from the offer', loader, rom, 'offer', asRom('undionly.kpxe')],
@@ -148,6 +148,12 @@ describe('beside another server\'s lease', () => {
     const reply = proxy(decision, request, type);
     expect(bootView(reply)).toEqual(expected);
     if (reply) expect([reply.yiaddr, reply.options.has(OPT.leaseTime), reply.options.has(OPT.subnetMask)]).toEqual(['0.0.0.0', false, false]);
+  });
+
+  it('a subnet that is ours tells mask and router on port 4011, too, which an iPXE may take for its lease', () => {
+    const [offer, ack] = (['offer', 'ack'] as const).map((type) => renderProxy(parts({ ...loader, file: 'snponly.efi' }, uefi), type)!);
+    expect([OPT.subnetMask, OPT.router].map((tag) => [offer!.options.has(tag), ack!.options.has(tag)])).toEqual([[false, true], [false, true]]);
+    expect([ack!.yiaddr, ack!.options.has(OPT.leaseTime)]).toEqual(['0.0.0.0', false]);
   });
 
   it('a UEFI ROM\'s offer names the boot server and no file (TRAPS 1.1)', () => {

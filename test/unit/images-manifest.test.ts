@@ -4,8 +4,12 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { sha256Hex } from '../../src/digest.ts';
+import { imageBuild } from '../../src/commands/image.ts';
+import { inputDigest } from '../../src/images/inputs.ts';
 import { createImageStore, imageDigest, LATEST, type ImageManifest } from '../../src/images/manifest.ts';
-import { CHUNK_SIZE, chunkDigests, hasFiles, verifyImage } from '../../src/images/verify.ts';
+import { readImageSpec } from '../../src/images/spec.ts';
+import { CHUNK_SIZE, chunkDigests, hasFiles, hasUki, verifyImage } from '../../src/images/verify.ts';
+import { SHIPPED } from '../../src/shipped.ts';
 import { createBlobStore } from '../../src/store/blobs.ts';
 
 let dir: string;
@@ -108,6 +112,28 @@ describe('the files of an image', () => {
     const image = await stored();
     expect(await verifyImage(image, createBlobStore(dir))).toEqual([]);
     expect(await hasFiles(image, createBlobStore(dir))).toBe(true);
+  });
+
+  test('a UKI that is lost is named, and is no reason to build, which would not make it', async () => {
+    const blobs = createBlobStore(dir);
+    writeFileSync(join(dir, 'uki'), 'UKI');
+    const image: ImageManifest = { ...(await stored()), uki: { ...(await blobs.add(join(dir, 'uki'))), cmdline: '', signed: false } };
+    expect([await hasUki(image, blobs), await hasUki({ ...(await stored()) }, blobs)]).toEqual([true, true]);
+    unlinkSync(blobs.path(image.uki!.digest));
+    expect(await verifyImage(image, blobs)).toEqual([expect.stringMatching(/^UKI: .*: no such file$/)]);
+    expect([await hasFiles(image, blobs), await hasUki(image, blobs)]).toEqual([true, false]);
+  });
+
+  test('a build that has nothing to do says that the UKI is lost', async () => {
+    const name = 'debian-k0s';
+    const spec = readImageSpec(SHIPPED.images, name);
+    const image: ImageManifest = { ...(await stored()), name, input: inputDigest(spec, join(SHIPPED.images, name), join(SHIPPED.images, 'common')), uki: { digest: digest('e'), size: 3, cmdline: '', signed: true } };
+    await createImageStore(dir).put(image);
+    expect((await imageBuild(name, { state: dir, output: 'table' })).split('\n')[0]).toBe(`image ${name} unchanged; its UKI is lost, make it again: rackseed image uki ${name}`);
+    const blobs = createBlobStore(dir);
+    writeFileSync(join(dir, 'uki'), 'UKI');
+    await createImageStore(dir).put({ ...image, uki: { ...(await blobs.add(join(dir, 'uki'))), cmdline: '', signed: true } });
+    expect((await imageBuild(name, { state: dir, output: 'table' })).split('\n')[0]).toBe(`image ${name} unchanged`);
   });
 
   test('a missing, a grown and an altered one are each named', async () => {

@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { inputDigest } from '../../src/images/inputs.ts';
-import { dpkgExcludes, findKernel, finishScript, installedPackages, placeFiles, placeTree, reasonIn } from '../../src/images/rootfs.ts';
+import { checkKernel, dpkgExcludes, findKernel, finishScript, installedPackages, placeFiles, placeTree, reasonIn } from '../../src/images/rootfs.ts';
 import { parseImageSpec, type ImageSpec } from '../../src/images/spec.ts';
 
 const MINIMAL = 'base: { debian: trixie }\nkernel: { package: linux-image-cloud-amd64 }\n';
@@ -95,6 +95,26 @@ describe('the root', () => {
     expect(findKernel(root)).toEqual({ version: '6.1', image: join(root, 'boot/vmlinuz-6.1'), modules: join(root, 'usr/lib/modules/6.1') });
     writeFileSync(join(root, 'boot/vmlinuz-6.2'), '');
     expect(() => findKernel(root)).toThrow(/\/boot has 2 kernels/);
+  });
+
+  test.each([
+    ['an EFI program for arm64', 0xaa64, undefined],
+    ['an EFI program for amd64', 0x8664, /the kernel 6\.1 is for efi-amd64/],
+    ['packed by gzip', undefined, /the kernel 6\.1 is no EFI program/],
+  ])('has a kernel that arm64 machines can start: %s', (_what, machine, fault) => {
+    const bytes = Buffer.alloc(128);
+    if (machine === undefined) bytes.set([0x1f, 0x8b]);
+    else {
+      bytes.write('MZ');
+      bytes.writeUInt32LE(0x40, 0x3c);
+      bytes.write('PE\0\0', 0x40);
+      bytes.writeUInt16LE(machine, 0x44);
+    }
+    writeFileSync(join(root, 'boot/vmlinuz-6.1'), bytes);
+    const check = () => checkKernel('arm64', findKernel(root));
+    if (fault) expect(check).toThrow(expect.objectContaining({ code: 'IMAGE_BUILD_FAILED', message: expect.stringMatching(fault) as string }));
+    else expect(check).not.toThrow();
+    expect(() => checkKernel('amd64', findKernel(root))).not.toThrow();
   });
 
   test('lists its installed packages, not those that were removed', () => {

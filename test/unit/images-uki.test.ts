@@ -1,11 +1,13 @@
 // A UKI: sections of a PE file that firmware can map, equal bytes for equal inputs, recorded with its image and kept across rebuilds.
-import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, chownSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
+import { imageUki } from '../../src/commands/image.ts';
 import { createImageStore, imageDigest, type ImageManifest } from '../../src/images/manifest.ts';
 import { peSections, withSections } from '../../src/images/pe.ts';
+import { digestOfBytes } from '../../src/digest.ts';
 import { makeUki, UKI_CMDLINE, ukiBytes } from '../../src/images/uki.ts';
 import { createBlobStore } from '../../src/store/blobs.ts';
 
@@ -57,7 +59,8 @@ describe('the file', () => {
   });
 
   it('depends on nothing but its inputs', () => {
-    expect(ukiBytes(stub(), PARTS)).toEqual(ukiBytes(stub(), PARTS));
+    // Of this very layout: whatever changes it changes the UKI of every image, and its signature.
+    expect(digestOfBytes(ukiBytes(stub(), PARTS))).toBe('sha256:38986b770aa730cbf9b2d928bfa901362691167dce42067dc68e3f87242c7512');
   });
 
   it.each([
@@ -133,6 +136,41 @@ describe('image uki', () => {
     const path = join(stateDir, 'images/small', `${image.digest.slice('sha256:'.length)}.json`);
     writeFileSync(path, JSON.stringify({ ...image, kernel: { ...image.kernel, digest: image.squashfs.digest } }));
     await expect(make()).rejects.toMatchObject({ code: 'IMAGE_BUILD_FAILED', message: `the manifest of image small is not that of ${image.digest}` });
+  });
+
+  it('nor is one that stands in the place of the build that was asked for', async () => {
+    const files = { ...image, kernel: { ...image.kernel, digest: image.squashfs.digest } };
+    const other = { ...files, digest: imageDigest(files) };
+    writeFileSync(join(stateDir, 'images/small', `${image.digest.slice('sha256:'.length)}.json`), JSON.stringify(other));
+    await expect(make({ query: { digest: image.digest } })).rejects.toMatchObject({ code: 'IMAGE_BUILD_FAILED', message: `the manifest of image small is not that of ${image.digest}` });
+  });
+
+  it.runIf(process.getuid?.() === 0)("root's keys sign no tag of a state directory that is somebody else's", async () => {
+    const uki = (ref: string, more: object = {}) => imageUki(ref, { state: stateDir, stub: join(stateDir, 'stub'), output: 'json', ...more });
+    const sign = { sign: '/nowhere' };
+    // As far as the key that is missing.
+    const taken = { code: 'USAGE', message: expect.stringContaining('--sign: /nowhere/db.key: no such file') as string };
+    await expect(uki('small', sign)).rejects.toMatchObject(taken);
+    chownSync(stateDir, 65534, 65534);
+    for (const ref of ['small', 'small:latest']) {
+      await expect(uki(ref, sign)).rejects.toMatchObject({ code: 'USAGE', message: `--sign: ${stateDir} is not root's, and whose it is can change what ${ref} is`, hint: expect.stringContaining('small@sha256:…') as string });
+    }
+    await expect(uki(`small@${image.digest}`, sign)).rejects.toMatchObject(taken);
+    expect(JSON.parse(await uki('small'))).toMatchObject({ uki: { signed: false } });
+  });
+
+  it('what is signed is not in the state directory, whose owner could change it just before', async () => {
+    const bin = join(stateDir, 'bin');
+    mkdirSync(bin);
+    for (const file of ['db.key', 'db.crt']) writeFileSync(join(bin, file), '');
+    // sbsign --key K --cert C --output OUT FILE
+    writeFileSync(join(bin, 'sbsign'), `#!/bin/sh\necho "$7" > ${bin}/asked\nstat -c %a "\${7%/*}" >> ${bin}/asked\ncp "$7" "$6"\n`, { mode: 0o755 });
+    writeFileSync(join(bin, 'sbverify'), '#!/bin/sh\n', { mode: 0o755 });
+    vi.stubEnv('PATH', `${bin}:${process.env['PATH']}`);
+    expect((await make({ sign: bin })).uki.signed).toBe(true);
+    vi.unstubAllEnvs();
+    const [file, mode] = readFileSync(join(bin, 'asked'), 'utf8').split('\n');
+    expect([file!.startsWith(`${stateDir}/`), mode, existsSync(file!)]).toEqual([false, '700', false]);
   });
 
   it('a stub for another processor is refused', async () => {

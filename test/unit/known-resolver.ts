@@ -19,5 +19,5 @@ export const knownResolver: Resolver = {
   repoNames: async () => [KNOWN.repo],
   hasSteps: async (_repo, _commit, dir) => dir === KNOWN.steps,
   stepDirs: async () => [KNOWN.steps],
-  loaderNames: async () => ['undionly.kpxe', 'snponly.efi', 'ipxe-arm64.efi'],
+  loaderSets: async () => ({ default: 'default', sets: new Map([['default', ['undionly.kpxe', 'snponly.efi', 'ipxe-arm64.efi']], ['ipxe-2.0', ['snponly.efi']]]) }),
 };

@@ -13,6 +13,10 @@ import { howToInstall, missingFrom, packagesFor, unpackedFor } from '../../src/s
 // @ts-expect-error plain JavaScript
 import { npmEnvironment } from '../../src/setup/build.mjs';
 // @ts-expect-error plain JavaScript
+import { arm64Packages } from '../../src/setup/firmware.mjs';
+// @ts-expect-error plain JavaScript
+import { mirrorFrom } from '../../src/setup/suites.mjs';
+// @ts-expect-error plain JavaScript
 import { closing, countResults, readTestArgs } from '../../src/setup/tests.mjs';
 // @ts-expect-error plain JavaScript
 import { candidatesFrom, librariesOf } from '../../src/setup/unpacked.mjs';
@@ -304,6 +308,40 @@ describe('peers that are unpacked', () => {
       expect(await unpack()).toMatchObject({ path: [], missing: [{ why: expect.stringMatching(/does not run here: librackseed-test1\.so\.1 => not found/) as unknown }] });
       expect(await left()).toEqual([]);
     });
+  });
+});
+
+describe('packages of another suite', () => {
+  test("come from the machine's own mirror of Debian, not from a third party's repository whose path ends as Debian's does", () => {
+    const lines = ['NodeSource https://deb.example.com/debian/', 'Debian file:/srv/debian/', 'Debian http://deb.debian.org/debian-security/', 'Debian Backports https://b.example.com/debian', 'Debian https://mirror.example.org/debian/'];
+    expect(mirrorFrom(lines.join('\n'))).toBe('https://mirror.example.org/debian/');
+    expect(mirrorFrom(lines.slice(0, 4).join('\n'))).toBeUndefined();
+  });
+
+  test("an emulator with libraries is unpacked only where they are the machine's own", () => {
+    expect(arm64Packages('NAME="Debian GNU/Linux"\nVERSION_CODENAME=bookworm\n')).toContain('qemu-system-arm');
+    for (const release of ['VERSION_CODENAME=trixie\n', '']) expect(arm64Packages(release)).toEqual(['qemu-efi-aarch64', 'qemu-user-static']);
+  });
+
+  test('one that cannot be had is told at the end, and the others are there, of its suite and of the next', async () => {
+    const dir = await mkdtemp(join(tmpdir(), 'rackseed-suites-'));
+    try {
+      await mkdir(join(dir, 'bin'));
+      await mkdir(join(dir, 'tree/DEBIAN'), { recursive: true });
+      await writeFile(join(dir, 'tree/DEBIAN/control'), 'Package: good\nVersion: 1\nArchitecture: all\nMaintainer: nobody <nobody@example.org>\nDescription: test\n');
+      await writeFile(join(dir, 'tree/file'), '');
+      expect((await run(['--root-owner-group', '-b', join(dir, 'tree'), join(dir, 'deb')], {}, 'dpkg-deb')).stderr).toBe('');
+      // In the place of a mirror, which is real where the firmware is tested.
+      await writeFile(join(dir, 'bin/apt-get'), `#!/bin/sh\nfor last; do :; done\ncase "$last" in bad) echo "E: no bad" >&2; exit 100;; good) cp "${dir}/deb" good_1_all.deb;; esac\n`, { mode: 0o755 });
+      const wanted = [{ suite: 'one', name: 'bad' }, { suite: 'one', name: 'good' }, { suite: 'two', name: 'good' }, { suite: 'two', name: 'bad' }];
+      const script = `import { fetchFromSuite } from ${JSON.stringify(join(ROOT, 'src/setup/suites.mjs'))}; await fetchFromSuite(${JSON.stringify(dir)}, ${JSON.stringify(wanted)}).catch((error) => process.stdout.write(error.message))`;
+      const { stdout, stderr } = await run(['--input-type=module', '-e', script], { PATH: `${join(dir, 'bin')}:${process.env['PATH']}`, TMPDIR: dir });
+      expect(stdout, stderr).toMatch(/^apt-get download bad of one failed .*; apt-get download bad of two failed /);
+      expect((await readdir(join(dir, 'node_modules/.cache/rackseed-suites'))).map((name) => name.replace(/_[^_]*$/, '')).sort()).toEqual(['one_good', 'two_good']);
+      expect((await readdir(dir)).filter((name) => name.startsWith('rackseed-suite-'))).toEqual([]);
+    } finally {
+      await rm(dir, { recursive: true, force: true });
+    }
   });
 });
 

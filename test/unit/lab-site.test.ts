@@ -34,6 +34,11 @@ describe('profileText', () => {
     expect(profileText(shipped('k0s-single.yaml'), NODES, STANDIN_VERSION)).toMatch(/^ {2}n2: \{ macs: \[ ?52:54:00:4c:42:02 ?\], ip: 10\.77\.0\.12, labels: \{ rack: lab \} \}$/m);
   });
 
+  test('has the loader that the firmware needs, and none of its own', () => {
+    const loaders = [undefined, 'uki'].map((loader) => (parse(profileText(shipped('k0s-single.yaml'), NODES, STANDIN_VERSION, loader)) as Record<string, unknown>)['loader']);
+    expect(loaders).toEqual([undefined, 'uki']);
+  });
+
   test('keeps the comments', () => {
     const text = profileText(shipped('k0s-single.yaml'), NODES, STANDIN_VERSION);
     expect(text.split('\n')[0]).toBe(shipped('k0s-single.yaml').split('\n')[0]);

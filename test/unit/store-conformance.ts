@@ -217,6 +217,16 @@ export function bootStoreSuite(open: OpenStores): void {
     const digest = digestOfValue(set);
     const fix = (id: string, bootSet = set) => boots().fixBootSet(id, digestOfValue(bootSet), bootSet, { profile: 'k0s-single', generation: DIGEST('b') });
 
+    it('keeps what fitted the machine when its boot started', async () => {
+      const quirks = [{ name: 'q', by: ['mac prefix 08:00:27'], send: { blksize: 1024, exit: 'sanboot' } }] as const;
+      const boot = { node: 'n1', mac: '52:54:00:00:00:01', profile: 'p', generation: DIGEST('1'), startedAt: NOW };
+      expect((await boots().start({ ...boot, id: '1', quirks })).quirks).toEqual(quirks);
+      expect((await boots().open('n1'))?.quirks).toEqual(quirks);
+      await boots().end('1', 'ready', NOW);
+      expect((await boots().get('1'))?.quirks).toEqual(quirks);
+      expect(await boots().start({ ...boot, id: '2', quirks: [] })).not.toHaveProperty('quirks');
+    });
+
     it('starts an open boot with nothing seen yet', async () => {
       const boot = await boots().start(newBoot('1'));
       expect(boot).toEqual({ id: '1', node: 'n1', mac: A, state: 'open', startedAt: NOW, profile: 'p', generation: DIGEST('a'), stages: [] });
@@ -407,14 +417,37 @@ export function bootStoreSuite(open: OpenStores): void {
     });
 
     it('keeps what was said of the next start, and changes it with the end of a boot that says so', async () => {
-      await boots().say('n1', 'boot-once', NOW);
+      await boots().say('n1', 'boot-once');
       await boots().start(newBoot('1'));
-      expect(await boots().history('n1')).toEqual({ failedInRow: 0, next: 'boot-once', nextAt: NOW });
-      await boots().end('1', 'ready', NOW + 5, undefined, 'local');
-      expect(await boots().history('n1')).toEqual({ failedInRow: 0, next: 'local', nextAt: NOW + 5 });
-      await boots().end('1', 'ready', NOW + 6, undefined, 'netboot');
+      expect(await boots().history('n1')).toEqual({ failedInRow: 0, next: 'boot-once' });
+      expect(await boots().end('1', 'ready', NOW + 5, undefined, 'local')).toBe('said');
+      expect(await boots().history('n1')).toEqual({ failedInRow: 0, next: 'local' });
+      expect(await boots().end('1', 'ready', NOW + 6, undefined, 'netboot')).toBe(false);
       await boots().release('n1');
       expect((await boots().history('n1')).next).toBe('local');
+      await boots().say('n1', undefined);
+      expect(await boots().history('n1')).toEqual({ failedInRow: 0 });
+    });
+
+    it('knows after which boot it was said: the open one that had its boot set, whose end changes nothing of it', async () => {
+      await boots().start(newBoot('1'));
+      await boots().say('n1', 'netboot');
+      expect((await boots().history('n1')).nextAfter).toBeUndefined();
+      await fix('1');
+      await boots().say('n1', 'boot-once');
+      expect(await boots().history('n1')).toMatchObject({ next: 'boot-once', nextAfter: '1' });
+      expect(await boots().end('1', 'ready', NOW, undefined, 'local')).toBe('ended');
+      expect(await boots().history('n1')).toMatchObject({ next: 'boot-once', nextAfter: '1' });
+      await boots().start(newBoot('2'));
+      await fix('2');
+      await boots().end('2', 'ready', NOW, undefined, 'local');
+      expect(await boots().history('n1')).toEqual({ failedInRow: 0, running: digest, lastGood: digest, next: 'local' });
+      // A word that is taken back says the same of the boot that ran then.
+      await boots().start(newBoot('3'));
+      await fix('3');
+      await boots().say('n1', undefined);
+      expect(await boots().history('n1')).toMatchObject({ nextAfter: '3' });
+      expect((await boots().history('n1')).next).toBeUndefined();
     });
 
     it('keeps the last good boot set apart from the running one', async () => {
@@ -529,6 +562,13 @@ export function nodeStoreSuite(open: OpenStores): void {
       replace(await stores().reopen());
       expect(await stores().nodes.generation()).toEqual({ id: a.id, at: NOW + 2 });
       expect(await stores().nodes.lastGeneration()).toEqual({ generation: a });
+    });
+
+    it('remembers what a machine said of itself, each word until another one comes', async () => {
+      await stores().nodes.see('n1', { vendorClass: 'PXEClient:Arch:00000:UNDI:002001', arch: 'amd64', at: NOW });
+      await stores().nodes.see('n1', { manufacturer: 'HP', product: 'ProLiant DL380p Gen8', at: NOW + 1 });
+      await stores().nodes.see('n1', { arch: 'i386', at: NOW + 2 });
+      expect(await stores().nodes.seen('n1')).toEqual({ vendorClass: 'PXEClient:Arch:00000:UNDI:002001', arch: 'i386', manufacturer: 'HP', product: 'ProLiant DL380p Gen8', firstAt: NOW, at: NOW + 2 });
     });
 
     it('remembers UUID and serial number of a machine, and when it was first seen', async () => {

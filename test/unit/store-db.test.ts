@@ -174,6 +174,30 @@ describe('migrations', () => {
     await db.close();
   });
 
+  it('knows what the clock said of a word before: the open boot that had its boot set before is the one that it does not mean', async () => {
+    const files = readdirSync(join(REPO, 'migrations')).filter((name) => name < '0006');
+    await openDatabase(file, { migrationsDir: migrations(Object.fromEntries(files.map((name) => [name, readFileSync(join(REPO, 'migrations', name), 'utf8')]))) }).close();
+    const old = new BetterSqlite3(file);
+    old.exec("INSERT INTO boot_sets (digest, content) VALUES ('s', '{}')");
+    // A UKI has no script; the boot that never had one has no boot set either.
+    for (const [node, bootSet, scriptAt, startedAt] of [['late', 's', 1000, 500], ['early', 's', 3000, 500], ['never', null, undefined, 500], ['uki', 's', undefined, 500], ['new-uki', 's', undefined, 2500]] as const) {
+      old.prepare("INSERT INTO boots (id, node, mac, state, started_at, boot_set, profile, generation) VALUES (?, ?, '52:54:00:00:00:01', 'open', ?, ?, 'p', 'g')").run(`boot-${node}`, node, startedAt, bootSet);
+      if (scriptAt !== undefined) old.exec(`INSERT INTO stages (boot, name, state, first_at, last_at, count, detail) VALUES ('boot-${node}', 'script', 'ok', ${scriptAt}, 9000, 2, '{}')`);
+      old.exec(`INSERT INTO node_systems (node, next, next_at) VALUES ('${node}', 'boot-once', 2000)`);
+    }
+    old.close();
+    const db = openDatabase(file);
+    const boots = createBootStore(db);
+    expect(await Promise.all(['late', 'early', 'never', 'uki', 'new-uki'].map((node) => boots.history(node)))).toEqual([
+      { failedInRow: 0, next: 'boot-once', nextAfter: 'boot-late' },
+      { failedInRow: 0, next: 'boot-once' },
+      { failedInRow: 0, next: 'boot-once' },
+      { failedInRow: 0, next: 'boot-once', nextAfter: 'boot-uki' },
+      { failedInRow: 0, next: 'boot-once' },
+    ]);
+    await db.close();
+  });
+
   it('keeps the boots of the first schema, and their stages in the order in which they were seen', async () => {
     const first = '0001-state.sql';
     await openDatabase(file, { migrationsDir: migrations({ [first]: readFileSync(join(REPO, 'migrations', first), 'utf8') }) }).close();

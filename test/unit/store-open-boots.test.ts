@@ -66,6 +66,7 @@ const STEPS: fc.Arbitrary<Step> = fc.oneof(
   // So that its node has a history.
   { weight: 3, arbitrary: step('gets ready', fc.tuple(id, fc.constantFrom(0, 1)), (id, n) => (store) => Promise.all([fix(store, id, n), store.end(id, 'ready', NOW)])) },
   { weight: 1, arbitrary: step('end', fc.tuple(id, fc.constantFrom('ready', 'failed'), at), (id, state, at) => (store) => store.end(id, state, at, 'why')) },
+  { weight: 2, arbitrary: step('say', fc.tuple(fc.constantFrom(...NODES), fc.constantFrom('boot-once', 'local', undefined)), (node, next) => (store) => store.say(node, next)) },
   // Else ids are used up.
   { weight: 3, arbitrary: step('prune', fc.tuple(fc.constantFrom(0, 0, 1)), (keep) => (store) => store.prune(keep)) },
   { weight: 1, arbitrary: step('neighbour', fc.tuple(), () => (_store, database) => database.write(() => { throw new Error('changed its mind'); })) },
@@ -120,7 +121,7 @@ function committed(): Seen {
       openAt: of(IPS, (ip) => boot(rows.find((row) => row.ip === ip && row.state === 'open'))),
       history: of(NODES, (node) => {
         const [row] = all<Record<string, unknown>>('SELECT * FROM node_systems WHERE node = ?', node);
-        return without({ failedInRow: row?.failed_in_row ?? 0, lastFailedAt: row?.last_failed_at, running: row?.running, lastGood: row?.last_good, heldAt: row?.held_at, next: row?.next, nextAt: row?.next_at, lastFailure: row && (row.failed_boot_set ?? row.failed_stage ?? row.failed_why) !== null ? without({ bootSet: row.failed_boot_set, stage: row.failed_stage, why: row.failed_why }) : null });
+        return without({ failedInRow: row?.failed_in_row ?? 0, lastFailedAt: row?.last_failed_at, running: row?.running, lastGood: row?.last_good, heldAt: row?.held_at, next: row?.next, nextAfter: row?.next_after, lastFailure: row && (row.failed_boot_set ?? row.failed_stage ?? row.failed_why) !== null ? without({ bootSet: row.failed_boot_set, stage: row.failed_stage, why: row.failed_why }) : null });
       }),
       bootSets: SETS.map((set) => (all('SELECT 1 FROM boot_sets WHERE digest = ?', digestOfValue(set)).length === 0 ? undefined : set)),
     };

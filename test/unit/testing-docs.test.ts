@@ -2,6 +2,7 @@
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { describe, expect, it } from 'vitest';
+import { ONLY_IN_FULL } from '../vitest.config.ts';
 
 const ROOT = new URL('../../', import.meta.url).pathname;
 const TESTING = readFileSync(join(ROOT, 'docs/TESTING.md'), 'utf8');
@@ -39,6 +40,14 @@ describe('the table of big amounts', () => {
     const source = files.map((file) => readFileSync(join(ROOT, 'test', file), 'utf8')).join('\n');
     expect(written(short).filter((one) => new RegExp(`(?<![\\d_])${one}(?![\\d_])`).test(source))).not.toEqual([]);
   });
+});
+
+it('the files that run with RACKSEED_FULL=1 alone are those that vitest leaves out otherwise', () => {
+  const named = [...TESTING.matchAll(/^\| `(test\/e2e\/[\w-]+\.test\.ts)` \|.*`RACKSEED_FULL=1` alone/gm)].map(([, file]) => file!);
+  const saying = TESTS.filter((file) => /^.*Only with RACKSEED_FULL=1\./.test(readFileSync(join(ROOT, 'test', file), 'utf8'))).map((file) => join('test', file));
+  expect(saying.filter((file) => !ONLY_IN_FULL.includes(file))).toEqual([]);
+  expect(named.filter((file) => !ONLY_IN_FULL.includes(file))).toEqual([]);
+  expect(ONLY_IN_FULL.filter((file) => !existsSync(join(ROOT, file)))).toEqual([]);
 });
 
 it('every test that reads a seed reads it by a name of the page', () => {

@@ -59,9 +59,9 @@ read_url() { # TEXT
 }
 
 # Reads the kernel command line in FILE into $cmd_url, $cmd_boot, $cmd_ip (the whole value), $cmd_bootif (a MAC), $cmd_tries, $cmd_wait,
-# $cmd_margin (MiB). As in the kernel, the last of two equal keys wins and `"` groups words; what is inside of quotes is never ours.
+# $cmd_margin (MiB), $cmd_bond, $cmd_vlan (whole). As in the kernel, the last of two equal keys wins and `"` groups words; what is inside of quotes is never ours.
 read_cmdline() { # FILE
-  cmd_url= cmd_boot= cmd_ip= cmd_net= cmd_bootif= cmd_tries= cmd_wait= cmd_margin=
+  cmd_url= cmd_boot= cmd_ip= cmd_net= cmd_bootif= cmd_tries= cmd_wait= cmd_margin= cmd_bond= cmd_vlan=
   line= quoted=
   read -r line <"$1"
   set -f
@@ -85,6 +85,8 @@ read_cmdline() { # FILE
       rackseed.wait=*) is_number "$value" && cmd_wait=$value ;;
       rackseed.margin=*) is_number "$value" && cmd_margin=$value ;;
       ip=*) cmd_ip=$value ;;
+      bond=*) cmd_bond=$value ;;
+      vlan=*) cmd_vlan=$value ;;
       BOOTIF=*) mac_of_bootif "$value" && cmd_bootif=$mac_text ;;
     esac
   done

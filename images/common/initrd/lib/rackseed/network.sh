@@ -61,10 +61,12 @@ find_links() {
   return 1
 }
 
-# `ip=<address>:<server>:<gateway>:<netmask>:<hostname>:<device>:<autoconf>:<dns0>:<dns1>`, the kernel's nfsroot.txt.
+# `ip=<address>:<server>:<gateway>:<netmask>:<hostname>:<device>:<autoconf>:<dns0>:<dns1>`, the kernel's nfsroot.txt. Fails without a netmask:
+# iPXE 2.0 started by EDK2 takes the boot server's answer for its lease, and that has none (measured).
 address_of_cmdline() {
   split : "$cmd_ip"
   lease_ip=$part1 lease_gateway=$part3 lease_netmask=$part4 lease_dns="$part8 $part9" lease_url=
+  [ "$lease_netmask" ]
 }
 
 # One lease for the card, in the lease_ variables. The client id is the one that ROMs use, so that it is the same lease.
@@ -116,11 +118,12 @@ is_reachable() {
 # Leaves $card, $mac, $url, $daemon_ip and $daemon_port set.
 network() {
   [ -z "$mac" ] || return 0
-  find_cards && find_links || return 1
+  if [ "$cmd_bond$cmd_vlan" ]; then stack_links; else find_cards; fi || return
+  find_links || return 1
   faults=
   for card in $linked; do
     fault='no DHCP lease'
-    if [ "$cmd_ip" ]; then address_of_cmdline; else address_by_dhcp "$card"; fi &&
+    { address_of_cmdline || address_by_dhcp "$card"; } &&
       use_address "$card" && is_reachable && break
     faults="$faults $card: $fault;"
     ip addr flush dev "$card"

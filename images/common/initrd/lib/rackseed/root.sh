@@ -131,10 +131,13 @@ $lease_ip $node_name
 HOSTS
   hostname "$node_name"
   # For images with systemd-networkd: it renews the lease under the same client id and never takes the address away.
+  # A bond or a VLAN has no address of its own that is burnt in; its name, which udev does not change, is ours. What it stands on is nobody's to set up again.
+  match=PermanentMACAddress=$mac
+  [ -z "$cmd_bond$cmd_vlan" ] || match=Name=$card
   mkdir -p /run/systemd/network
   cat >/run/systemd/network/10-rackseed.network <<NETWORK
 [Match]
-PermanentMACAddress=$mac
+$match
 [Network]
 DHCP=ipv4
 KeepConfiguration=yes

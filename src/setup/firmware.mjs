@@ -44,7 +44,7 @@ export async function runFirmwareTests(root, args) {
     const file = join(dir, 'rows.json');
     const code = await vitest(root, ['test/e2e/firmware.test.ts', ...args], { RACKSEED_FIRMWARE_RESULTS: file });
     const rows = existsSync(file) ? JSON.parse(readFileSync(file, 'utf8')) : [];
-    for (const { firmware, outcome, why, seconds } of rows) say(`${firmware.padEnd(14)} ${outcome}${seconds ? `: script ${seconds.script} s, ready ${seconds.ready} s` : ''}${why ? `: ${why}` : ''}`);
+    for (const { firmware, outcome, why, seconds } of rows) say(`${firmware.padEnd(14)} ${outcome}${seconds ? `: kernel ${seconds.kernel} s, ready ${seconds.ready} s` : ''}${why ? `: ${why}` : ''}`);
     // Words on the command line may have left rows out.
     const unfit = args.length > 0 ? 'not all rows were asked for' : record(root, before, rows);
     say(unfit === undefined ? `rackseed: recorded in ${RESULTS} for ${before.commit}` : `rackseed: not recorded in ${RESULTS}: ${unfit}`);

@@ -12,7 +12,7 @@ export const NICE_OF_PUMPS = 11;
 
 /**
  * Of the main thread, before it starts others, so that HTTP has the nice value of other programs and not a worse one: beside a nicer sender a client on the same machine runs
- * for each segment, and the same downloads take it 1.8 times the CPU (measured). Where it may not (CAP_SYS_NICE), HTTP steps back from 0. A value that somebody has chosen
+ * for each segment, and the same downloads take it 2.3 times the CPU (measured). Where it may not (CAP_SYS_NICE), HTTP steps back from 0. A value that somebody has chosen
  * for us, as the unit does, is kept.
  */
 export function comeForward(): void {

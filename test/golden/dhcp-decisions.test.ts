@@ -2,6 +2,8 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import { decide, type BootDecision } from '../../src/boot/decide.ts';
+import type { Generation } from '../../src/boot/profile.ts';
+import type { Node } from '../../src/boot/node.ts';
 import { identify } from '../../src/dhcp/client.ts';
 import { messageOf } from '../../src/dhcp/options.ts';
 import { decode } from '../../src/dhcp/packet.ts';
@@ -22,11 +24,16 @@ const withUki = { ...generationOf(ukiNode), bootSets: { [bootSetDigest]: { ...bo
 const forArm64 = { ...generation, bootSets: { [bootSetDigest]: { ...bootSet, image: { ...bootSet.image, arch: 'arm64' as const } } } };
 const NEWER: readonly LoaderProgram[] = [...DEBIAN_12_LOADERS, { name: 'ipxe-arm64.efi', runsOn: 'efi-arm64' }];
 
+/** A node with `loader: shim`, and a set that has Debian's. */
+const shimNode = nodeNamed('n1', { loader: 'shim' });
+const SIGNED: readonly LoaderProgram[] = [...DEBIAN_12_LOADERS, { name: 'shimx64.efi', runsOn: 'efi-amd64' }, { name: 'grubx64.efi', runsOn: 'efi-amd64' }];
+
 /** By capture, written by hand: all packets of one machine get the same. */
 const BOOTS: Partial<BootDecision> = { kind: 'boot', bootSet: bootSetDigest };
 const BY_TFTP: Partial<BootDecision> = { kind: 'loader', file: 'snponly.efi', via: 'tftp' };
 const BY_HTTP: Partial<BootDecision> = { kind: 'loader', file: 'snponly.efi', via: 'http' };
 const UKI: Partial<BootDecision> = { kind: 'loader', file: UKI_FILE, via: 'http' };
+const SHIM: Partial<BootDecision> = { kind: 'loader', file: 'shimx64.efi', via: 'tftp' };
 const ARM64: Partial<BootDecision> = { kind: 'loader', file: 'ipxe-arm64.efi', via: 'tftp' };
 const ADDRESS: Partial<BootDecision> = { kind: 'local' };
 const ANSWERS: readonly [machine: string, packets: readonly string[], answer: Partial<BootDecision>][] = [
@@ -45,6 +52,8 @@ const ANSWERS: readonly [machine: string, packets: readonly string[], answer: Pa
   ['lab_uefi_http-ipxe', ['discover', 'request'], BOOTS],
   ['lab_uefi_http_uki-rom', ['discover', 'request'], UKI],
   ['lab_uefi_http_uki-initrd', ['discover', 'request'], BOOTS],
+  ['lab_secureboot-rom', ['discover', 'request', 'request_4011'], SHIM],
+  ['lab_secureboot-initrd', ['discover', 'request'], BOOTS],
   ['lab_secureboot_own-rom', ['discover', 'request'], UKI],
   ['lab_secureboot_own-initrd', ['discover', 'request'], BOOTS],
   ['lab_uefi_proxy-rom', ['discover', 'request', 'request_4011'], BY_TFTP],
@@ -55,6 +64,12 @@ const ANSWERS: readonly [machine: string, packets: readonly string[], answer: Pa
   ['debian12-udhcpc_initrd', ['discover', 'request'], BOOTS],
   ['debian12-dhclient', ['discover', 'request'], ADDRESS],
 ];
+/** Whose node, generation and loader set are others than those of the rest. */
+const WORLDS = new Map<Partial<BootDecision>, readonly [Node, Generation, (readonly LoaderProgram[])?]>([
+  [UKI, [ukiNode, withUki]],
+  [SHIM, [shimNode, generationOf(shimNode), SIGNED]],
+  [ARM64, [node, forArm64, NEWER]],
+]);
 const cases = ANSWERS.flatMap(([machine, packets, answer]) => packets.map((packet) => ({ name: `${machine}-${packet}`, message: packet.split('_')[0], answer })));
 
 const read = (name: string) => decode(Uint8Array.from(Buffer.from(readFileSync(new URL(`${name}.hex`, DIR), 'utf8').replace(/\s/g, ''), 'hex')));
@@ -68,7 +83,7 @@ describe('the decision for each captured machine', () => {
   it.each(cases)('$name: $answer.kind', ({ name, message, answer }) => {
     const packet = read(name);
     expect(messageOf(packet.options)).toBe(message);
-    const [who, world] = answer === UKI ? [ukiNode, withUki] : [node, answer === ARM64 ? forArm64 : generation];
-    expect(decide({ node: who, failedInRow: 0, ...(answer === ARM64 ? { loaders: NEWER } : {}) }, identify(packet), world)).toMatchObject(answer);
+    const [who, world, loaders] = WORLDS.get(answer) ?? [node, generation];
+    expect(decide({ node: who, failedInRow: 0, ...(loaders ? { loaders } : {}) }, identify(packet), world)).toMatchObject(answer);
   });
 });

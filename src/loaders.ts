@@ -56,8 +56,8 @@ export interface LoaderSet extends Loaders {
 const REQUIRED = 'undionly.kpxe';
 /** The names of the table; a link under one of them is followed. */
 const KNOWN: readonly string[] = [...new Set(LOADER_TABLE.flatMap(({ files }) => Object.values(files).flat()))];
-/** Firmware loads such a file into memory whole; a bigger one is none. */
-const MOST_BYTES = 16 << 20;
+/** Firmware loads such a file into memory whole; a bigger one is none. (The benchmark of TFTP has one of 32 MiB, with more blocks than there are numbers.) */
+const MOST_BYTES = 32 << 20;
 const MOST_LINKS = 8;
 
 export function createShelf(first: ServedLoaders): Shelf {
@@ -136,7 +136,7 @@ async function otherNames(dir: string): Promise<string[]> {
   return entries.filter((entry) => entry.isFile() && isLoaderName(entry.name) && !KNOWN.includes(entry.name)).map(({ name }) => name).sort();
 }
 
-/** The bytes of a regular file of at most 16 MiB, shared. A FIFO in its place would else hold up the start for ever. */
+/** The bytes of a regular file of at most 32 MiB, shared. A FIFO in its place would else hold up the start for ever. */
 export async function readLoader(file: string, flags = 0): Promise<Uint8Array> {
   const handle = await open(file, constants.O_RDONLY | constants.O_NONBLOCK | flags);
   try {

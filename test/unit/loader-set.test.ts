@@ -27,20 +27,20 @@ describe('a directory', () => {
     expect(set.files.map(({ runsOn }) => runsOn)).toEqual(['bios', 'unknown', 'unknown', 'unknown', 'bios', 'unknown']);
   });
 
-  test('no link, directory, FIFO or file over 16 MiB under another name is a loader', async () => {
+  test('no link, directory, FIFO or file over 32 MiB under another name is a loader', async () => {
     symlinkSync('undionly.kpxe', join(dir, 'link.kpxe'));
     mkdirSync(join(dir, 'dir.efi'));
     execFileSync('mkfifo', [join(dir, 'fifo.efi')]);
     put('big.efi', '');
-    truncateSync(join(dir, 'big.efi'), (16 << 20) + 1);
+    truncateSync(join(dir, 'big.efi'), (32 << 20) + 1);
     put('just.efi', '');
-    truncateSync(join(dir, 'just.efi'), 16 << 20);
+    truncateSync(join(dir, 'just.efi'), 32 << 20);
     expect((await loadLoaders(dir)).names).toEqual(['undionly.kpxe', 'just.efi']);
   });
 
   test.each<[string, (file: string) => void, RegExp]>([
     ['a FIFO', (file) => execFileSync('mkfifo', [file]), /not a regular file/],
-    ['over 16 MiB', (file) => (writeFileSync(file, ''), truncateSync(file, (16 << 20) + 1)), /16777217 bytes, a loader has at most 16777216/],
+    ['over 32 MiB', (file) => (writeFileSync(file, ''), truncateSync(file, (32 << 20) + 1)), /33554433 bytes, a loader has at most 33554432/],
   ])('%s under a name of the table is told', async (_what, lay, why) => {
     lay(join(dir, 'snponly.efi'));
     await expect(loadLoaders(dir)).rejects.toMatchObject({ code: 'LOADER_MISSING', message: expect.stringMatching(why) as string });

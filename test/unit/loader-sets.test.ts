@@ -83,7 +83,7 @@ describe('what is added', () => {
     ["the name of each node's own UKI", () => [`${put('a.efi')}=uki.efi`], /^uki\.efi cannot be/],
     ['two of one name', () => [put('1/a.efi'), put('2/a.efi')], /^two files would be a\.efi: .*\/1\/a\.efi and .*\/2\/a\.efi$/],
     ['a character device', () => ['/dev/zero=zero.efi'], /not a regular file$/],
-    ['more than 16 MiB', () => (truncateSync(put('big.efi'), (16 << 20) + 1), [join(dir, 'big.efi')]), /16777217 bytes/],
+    ['more than 32 MiB', () => (truncateSync(put('big.efi'), (32 << 20) + 1), [join(dir, 'big.efi')]), /33554433 bytes/],
   ])('%s is refused, and no set is there', async (_what, paths, why) => {
     await expect(add(paths())).rejects.toMatchObject({ code: 'LOADER_INVALID', message: expect.stringMatching(why) as string });
     expect(existsSync(join(stateDir, 'loaders'))).toBe(false);
@@ -144,7 +144,7 @@ describe('what is read', () => {
   });
 
   test('what does not fit into memory beside the others is left out', async () => {
-    for (let n = 0; n < MOST_LOADER_BYTES / (16 << 20); n++) truncateSync(put(`big/${n}.efi`, ''), 16 << 20);
+    for (let n = 0; n < MOST_LOADER_BYTES / (32 << 20); n++) truncateSync(put(`big/${n}.efi`, ''), 32 << 20);
     const sets = await read({ sets: { big: join(dir, 'big'), site: join(put('site/b.efi'), '..') } });
     expect(sets.sets.map(({ name }) => name)).toEqual(['default', 'site']);
     expect(troubles(sets)).toEqual([`loader set big: ${MOST_LOADER_BYTES} bytes, and all loader sets together may have ${MOST_LOADER_BYTES}`]);

@@ -72,9 +72,10 @@ export interface Fault {
   readonly hint?: string;
 }
 
-/** `boot-profiles/a.yaml:3:7: message (hint)`: the form that editors and terminals make clickable. */
+/** `boot-profiles/a.yaml:3:7: message (hint)`, one line: the form that editors and terminals make clickable. A key of YAML that the message names may have any characters. */
 export function formatFault(fault: Fault): string {
-  return `${fault.file}:${fault.line}:${fault.column}: ${fault.message}${fault.hint ? ` (${fault.hint})` : ''}`;
+  // Control characters would also move a terminal's cursor.
+  return `${fault.file}:${fault.line}:${fault.column}: ${fault.message}${fault.hint ? ` (${fault.hint})` : ''}`.replace(/[\x00-\x1f\x7f-\x9f]+/g, ' ');
 }
 
 /** Faults as one error for the command line. */

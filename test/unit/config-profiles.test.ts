@@ -265,6 +265,12 @@ describe('any text', () => {
     );
   });
 
+  test('a key with a line break in it is told in one line', async () => {
+    const { faults } = await compile(one('? |\n  a\n  \x1b[2Jb\n: 1\n'), knownResolver, SUBNETS);
+    expect(faults.map(formatFault)).toContainEqual(expect.stringMatching(/a\.yaml:1:\d+: unknown key a \[2Jb/));
+    expect(faults.map(formatFault).join('')).not.toMatch(/[\n\x1b]/);
+  });
+
   test.each([['lists', '['], ['maps', '{ a: '], ['block lists', '- ']])('%s nested without end are one fault', async (_what, open) => {
     expect(await faultsOf(one(open.repeat(20_000)))).toEqual([expect.stringMatching(/^a\.yaml:1:\d+: nested too deeply to be read$/)]);
   });

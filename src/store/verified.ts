@@ -137,7 +137,7 @@ export function createVerifiedBlobs({ stateDir, onRotten, verdicts = createVerdi
     onRotten(digest, `${why}, so it cannot be moved away`);
   }
 
-  /** By the name; at once, for an inode that is asked for is in memory: by Node's pool it takes 0.2 ms of two threads (measured), a hundredth of what its download takes. */
+  /** By the name; at once, for an inode that is asked for is in memory: by Node's pool it takes 27 us of CPU and a second thread, so 3 us (measured on an idle machine). */
   function look(digest: Digest): BigIntStats | undefined {
     try {
       const found = lstatSync(blobFile(stateDir, digest), { bigint: true, throwIfNoEntry: false });

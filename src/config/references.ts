@@ -1,5 +1,5 @@
 // The names in a profile against what exists: image, artifacts, commit and steps, each with "did you mean".
-import type { ArtifactRef, ImageRef, PostBootRef } from '../boot/profile.ts';
+import { imageRef, type ArtifactRef, type ImageRef, type PostBootRef } from '../boot/profile.ts';
 import { garbledByGrub, garbledWords } from '../boot/grub.ts';
 import { shimLacks, type LoaderChoice } from '../boot/loader.ts';
 import { isLoaderSet } from '../boot/loader-set.ts';
@@ -58,8 +58,7 @@ async function resolveImage(yaml: YamlFile, resolver: Resolver, fault: Complain)
   const wanted = typeof text === 'string' ? parseImage(text) : undefined;
   if (!wanted) return undefined;
   const found = await resolver.image(wanted.name, wanted.ref);
-  // Copied member by member: whatever else a store knows of an image must not move the boot set's digest.
-  if (found) return { name: found.name, digest: found.digest, arch: found.arch, kernel: blob(found.kernel), initrds: found.initrds.map(blob), squashfs: blob(found.squashfs), ...(found.uki ? { uki: blob(found.uki) } : {}) };
+  if (found) return imageRef(found);
   const names = await resolver.imageNames();
   if (names.includes(wanted.name)) return fault(['image'], `image ${wanted.name} has no ${wanted.ref?.tag ? `tag ${wanted.ref.tag}` : (wanted.ref?.digest ?? 'build')}`, `rackseed image show ${wanted.name}`);
   return fault(['image'], `unknown image ${wanted.name}`, meant(wanted.name, names) ?? `build it: rackseed image build ${wanted.name}`);
@@ -146,10 +145,6 @@ function checkGrub(yaml: YamlFile, wishes: readonly Wish[], fault: Complain): vo
 
 function isFile(loader: unknown): boolean {
   return typeof loader === 'string' && isLoaderName(loader);
-}
-
-function blob({ digest, size }: { readonly digest: string; readonly size: number }) {
-  return { digest, size };
 }
 
 function meant(word: string, candidates: readonly string[]): string | undefined {

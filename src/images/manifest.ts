@@ -1,7 +1,7 @@
 // Manifests: what was built, by name, tag and digest. `<stateDir>/images/<name>/<hex>.json`, and `tags/<tag>` with a digest in each.
 import { mkdir, open, readFile, readdir, rename } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { BlobRef, ImageRef } from '../boot/profile.ts';
+import { imageRef, type BlobRef, type ImageRef } from '../boot/profile.ts';
 import type { Arch } from '../boot/request.ts';
 import { digestOfValue, hexOf, isDigest, type Digest } from '../digest.ts';
 import { AppError } from '../errors.ts';
@@ -24,6 +24,8 @@ export interface ImageManifest extends ImageRef {
     /** sha256 of each chunk, 64 hex digits, in order. */
     readonly chunks: readonly string[];
   };
+  /** Seconds since 1970 of the build, and more than any earlier build of this name has; 0 in manifests of older builders. Not part of the digest. */
+  readonly serial?: number;
   /** `name version`, by name. */
   readonly packages: readonly string[];
   /** Digest of all that went in; a build with the same one has nothing to do. */
@@ -101,8 +103,7 @@ export function createImageStore(stateDir: string): ImageStore {
     async resolve(name, ref) {
       const found = await store.get(name, ref);
       if (!found) return undefined;
-      const blob = ({ digest, size }: BlobRef): BlobRef => ({ digest, size });
-      return { name: found.name, digest: found.digest, arch: found.arch, kernel: blob(found.kernel), initrds: found.initrds.map(blob), squashfs: blob(found.squashfs), ...(found.uki ? { uki: blob(found.uki) } : {}) };
+      return imageRef(found);
     },
     async tags(name) {
       if (!isImageName(name)) return {};

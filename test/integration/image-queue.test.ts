@@ -131,7 +131,7 @@ async function serve(maxStreams: number): Promise<void> {
 async function fetchOn(n: number, setting = ':'): Promise<{ code: string; why: string; console: string; whole: boolean }> {
   const home = join(dir, `machine${n}`);
   mkdirSync(join(home, 'stage', 'image'), { recursive: true });
-  const parts = ['say', 'cmdline', 'request', 'root'].map((part) => `. "$LIB/${part}.sh"`).join('; ');
+  const parts = ['say', 'cmdline', 'request', 'fetch', 'root'].map((part) => `. "$LIB/${part}.sh"`).join('; ');
   const script = `read_url "http://${ipOf(n)}:${port}"; squashfs_url=$url${blobPath(DIGEST)}; squashfs_digest=${hexOf(DIGEST)}; squashfs_size=${IMAGE.length}; ${setting}; fetch; echo "$?"; echo "$why"`;
   const stall = execFileSync('busybox', { encoding: 'utf8' }).startsWith('BusyBox v1.35') ? { STALL: '' } : {};
   const env = { ...stall, PATH: bin, LIB, ANSWER: join(home, 'answer'), STAGE: join(home, 'stage'), CONSOLE: join(home, 'console'), KMSG: join(home, 'kmsg'), WGET_ERR: join(home, 'wget.err') };

@@ -51,7 +51,7 @@ const blob = () => join(dir, 'stage', 'image', 'root.squashfs');
 
 /** Runs the script in busybox ash with the stage's parts, its pauses cut; answers its stdout's lines. */
 function ash(script: string): Promise<string[]> {
-  const parts = ['say', 'cmdline', 'request', 'root'].map((part) => `. "$LIB/${part}.sh"`).join('; ');
+  const parts = ['say', 'cmdline', 'request', 'fetch', 'root'].map((part) => `. "$LIB/${part}.sh"`).join('; ');
   const setting = `pause() { :; }; read_url "${base}"; squashfs_url=$url/blob; squashfs_digest=${DIGEST}; squashfs_size=${BLOB.length}`;
   // The static wget of Debian 12's busybox 1.35 crashes on -T; images carry the busybox of their own suite, which does not.
   const stall = execFileSync('busybox', { encoding: 'utf8' }).startsWith('BusyBox v1.35') ? { STALL: '' } : {};

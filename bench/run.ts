@@ -2,10 +2,14 @@
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
+import { benchBoot } from './boot.ts';
+import { drawBoot } from './boot-picture.ts';
 import { benchDhcp, type BenchOptions } from './dhcp.ts';
 import { drawDhcp } from './dhcp-picture.ts';
 import { benchHttp } from './http.ts';
 import { drawHttp } from './http-picture.ts';
+import { benchImage } from './image.ts';
+import { drawImage } from './image-picture.ts';
 import { jsonOf, readTargets, tableOf, type Outcome, type Target } from './report.ts';
 import { benchStorm } from './storm.ts';
 import { drawStorm } from './storm-picture.ts';
@@ -18,8 +22,10 @@ interface Subject {
 }
 
 const SUBJECTS: Readonly<Record<string, Subject>> = {
+  boot: { measure: benchBoot, draw: drawBoot },
   dhcp: { measure: benchDhcp, draw: drawDhcp },
   http: { measure: benchHttp, draw: drawHttp },
+  image: { measure: benchImage, draw: drawImage },
   storm: { measure: benchStorm, draw: drawStorm },
   tftp: { measure: benchTftp, draw: drawTftp },
 };

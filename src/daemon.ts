@@ -33,6 +33,7 @@ import { createRepos } from './postboot/repos.ts';
 import { becomeUser } from './privileges.ts';
 import { createBlobStore } from './store/blobs.ts';
 import type { NodeHistory } from './store/boot-rows.ts';
+import { createHostKeys } from './store/host-keys.ts';
 import type { EventStore } from './store/events.ts';
 import { createVerdictStore } from './store/verdicts.ts';
 import { createFileCache } from './tftp/file-cache.ts';
@@ -41,7 +42,7 @@ import { createTftpServer } from './tftp/server.ts';
 import { bindTftp } from './tftp/sockets.ts';
 
 /** Goes up when a generation gets other members: a stored one of another version is then compiled anew. */
-const GENERATION_FORMAT = 3;
+const GENERATION_FORMAT = 4;
 
 export interface Daemon {
   reload(who: string): Promise<void>;
@@ -138,7 +139,7 @@ async function assemble(settings: Settings, log: Log, now: () => number, stops: 
   const steady = () => performance.now();
   const booter = createBooter({ generation: generations.current, nodes, leases, boots, events, discovered, admission, loaders: loaders.of, serveAt: plan.serveAt, holdAfter: settings.holdAfter, log, now, steady });
   const listen = settings.http.listen ?? plan.serverIps;
-  const { port, threads, tls, publicBase } = settings.http;
+  const { port, threads, tls, publicBase, fallbacks } = settings.http;
   const front = await startFront({
     listen,
     port,
@@ -147,6 +148,7 @@ async function assemble(settings: Settings, log: Log, now: () => number, stops: 
     stateDir,
     cacheBytes: settings.http.cacheBytes,
     ...(publicBase === undefined ? {} : { publicBase }),
+    ...(fallbacks ? { fallbacks } : {}),
     booter,
     loaders: loaders.shelf,
     repos,
@@ -202,8 +204,9 @@ async function assemble(settings: Settings, log: Log, now: () => number, stops: 
     return [...failing].filter(([name, history]) => known[name] && isHeld(history, profiles[known[name].profile]?.bootSet, settings.holdAfter)).length;
   };
   const metrics = createMetrics({ http: front.figures, tftp: () => tftpFigures?.(), blobs: served.figures, dhcp: running.admin.status, leases: () => running.ledger.size, images: () => admission.figures(steady()), heldNodes });
+  const hostKeys = createHostKeys(stateDir);
   // Last, so that /readyz speaks for all that machines need.
-  const people = () => createHttp('people', log, (app) => apiRoutes(app, { generation: generations.current, reload, reasons, nodes, boots, events: state.events, holdAfter: settings.holdAfter, now, artifacts, discovered, loaders: loaders.current, leases: running.ledger, dhcp: running.admin, metrics }));
+  const people = () => createHttp('people', log, (app) => apiRoutes(app, { generation: generations.current, reload, reasons, nodes, boots, events: state.events, holdAfter: settings.holdAfter, now, artifacts, discovered, loaders: loaders.current, leases: running.ledger, dhcp: running.admin, metrics, hostKeys }));
   const onSocket = await people();
   stops.push(() => onSocket.close());
   await listenOnSocket(onSocket, settings.api.socket);

@@ -41,7 +41,7 @@ async function main(argv) {
   if (!['run', 'test', 'test:firmware', 'bench', 'build', 'typecheck'].includes(verb)) return fail(`rackseed: unknown word ${verb}: ${USAGE}`, EX_USAGE);
   // What only compiles or prints its help needs no VM, so it asks for no VM's packages.
   const wanted = ['build', 'typecheck'].includes(verb) || rest.includes('--help') || rest.includes('-h') ? 'serve' : command;
-  await ensurePackages(packagesFor(wanted, nodeModulesMissing(ROOT)), { yes, command: verb === 'run' ? wanted : verb });
+  await ensurePackages(packagesFor(wanted, nodeModulesMissing(ROOT), rest[0]), { yes, command: verb === 'run' ? wanted : verb });
   await installIfNeeded(ROOT);
   if (verb === 'typecheck') return typeCheck(ROOT).then(() => 0);
   await buildIfNeeded(ROOT, { always: verb === 'build' });

@@ -4,6 +4,7 @@ import type { BootDecision } from './decide.ts';
 import { HOLD_S } from './hold.ts';
 import type { ExitMethod, Node } from './node.ts';
 import type { BootSet } from './profile.ts';
+import { stageWords } from './session.ts';
 import type { Boot } from './timeline.ts';
 import { blobPath, GRUB_CFG, TFTP_INITRD, TFTP_KERNEL, tftpPath } from './urls.ts';
 
@@ -82,7 +83,7 @@ function bootCfg(bootSet: BootSet, to: GrubFor, bootId: string): string {
       ? [`/${tftpPath(to.mac, TFTP_KERNEL)}`, [`/${tftpPath(to.mac, TFTP_INITRD)}`]]
       : [blobPath(image.kernel.digest, bootId), image.initrds.map(({ digest }) => blobPath(digest, bootId))];
   // No `ip=`: GRUB knows neither mask nor gateway of its lease. The initrd stage asks DHCP for what the command line does not say, by the card that booted.
-  const words = [`rackseed=${to.baseUrl}`, `rackseed.boot=${bootId}`, `BOOTIF=01-${macDashes(to.mac)}`, ...cmdline];
+  const words = [`rackseed=${to.baseUrl}`, `rackseed.boot=${bootId}`, `BOOTIF=01-${macDashes(to.mac)}`, ...stageWords(bootSet), ...cmdline];
   return lines(
     `echo ${grubQuoted(`rackseed: node ${to.node ?? '?'}, profile ${to.profile ?? '?'}, image ${image.name}, boot ${bootId}`)}`,
     `if linux ${[kernel, ...words].map(grubQuoted).join(' ')}; then`,

@@ -3,6 +3,7 @@ import type { BootDecision } from './decide.ts';
 import type { BootSet } from './profile.ts';
 import type { ExitMethod, Node } from './node.ts';
 import type { Machine } from './request.ts';
+import { stageWords } from './session.ts';
 import type { Boot } from './timeline.ts';
 import { blobPath, loaderName, loaderPath, scriptPath, UKI_FILE } from './urls.ts';
 import type { Digest } from '../digest.ts';
@@ -79,6 +80,7 @@ function bootScript(bootSet: BootSet, to: ScriptFor, bootId: string): string {
     `rackseed.boot=${bootId}`,
     `ip=\${netX/ip}::\${netX/gateway}:\${netX/netmask}:${to.node ?? ''}::off:\${netX/dns}`,
     'BOOTIF=01-${netX/mac:hexhyp}',
+    ...stageWords(bootSet),
     ...bootSet.cmdline,
   ];
   return lines(

@@ -29,6 +29,10 @@ export interface Node {
   readonly loaders?: string;
   /** What it is told by DHCP beside its subnet's options; its own and its profile's in one. */
   readonly dhcpOptions?: ExtraOptions;
+  /** Public keys that may log in as root beside its boot set's, as lines of authorized_keys; absent: none. */
+  readonly sshKeys?: readonly string[];
+  /** Text files for its /config, over its boot set's; absent: none. */
+  readonly config?: Readonly<Record<string, string>>;
   /** The profile's name, a key of the generation's `profiles`. */
   readonly profile: string;
   readonly source: 'yaml' | 'api';

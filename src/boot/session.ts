@@ -86,25 +86,81 @@ export function endOf(report: Report): { readonly state: 'ready' | 'failed'; rea
   return report.stage === 'ready' && report.state === 'ok' ? { state: 'ready' } : undefined;
 }
 
+/** Where the bytes of images come from beside us, and what only the daemon knows of the node. */
+export interface ConfigParts {
+  /** `https://cdn.example/rackseed`: asked first. */
+  readonly publicBase?: string;
+  /** Other servers with our digest paths: asked last, in their order. */
+  readonly fallbacks?: readonly string[];
+  /** Text of the node's OpenSSH private key file; given only where somebody may log in. */
+  readonly hostKey?: string;
+}
+
 /**
- * What the initrd stage reads: one `key value` a line. Digest and root options come from here, never only from the command line. With a `publicBase`
- * (`https://cdn.example/rackseed`) the squashfs comes from there, and from us when that fails.
+ * What the initrd stage reads: one `key value` a line. Digest and root options come from here, never only from the command line. What is not said is absent. With a
+ * `publicBase` the squashfs comes from there, and from us when that fails. The files come last, behind a line that counts them: each may be long, and who looks for
+ * another key need not read them.
  */
-export function renderConfig(boot: Boot, bootSet: BootSet, node: Pick<Node, 'name'>, publicBase?: string): string {
-  const { squashfs } = bootSet.image;
-  const ours = blobPath(squashfs.digest, boot.id);
-  const pairs: [string, string | number][] = [
+export function renderConfig(boot: Boot, bootSet: BootSet, node: Pick<Node, 'name' | 'sshKeys' | 'config'>, { publicBase, fallbacks = [], hostKey }: ConfigParts = {}): string {
+  const { image, root } = bootSet;
+  const { squashfs, verity, signed } = image;
+  // Elsewhere without the boot's id, which would make each node's URL another one to a cache.
+  const [first, ...others] = [...(publicBase === undefined ? [] : [publicBase + blobPath(squashfs.digest)]), blobPath(squashfs.digest, boot.id), ...fallbacks.map((base) => base + blobPath(squashfs.digest))];
+  const files = Object.entries({ ...bootSet.config, ...node.config });
+  const pairs: [string, string | number | undefined][] = [
     ['node', node.name],
     ['hostname', node.name],
     ['machine-id', machineId(node.name)],
-    // Without the boot's id, which would make each node's URL another one to a cache.
-    ['squashfs-url', publicBase === undefined ? ours : publicBase + blobPath(squashfs.digest)],
-    ...(publicBase === undefined ? [] : [['squashfs-fallback', ours] satisfies [string, string]]),
+    ['squashfs-url', first],
+    ...others.map((url): [string, string] => ['squashfs-fallback', url]),
     ['squashfs-digest', squashfs.digest],
     ['squashfs-size', squashfs.size],
-    ['root-state', bootSet.root.state],
+    ['verity', verity && `${verity.rootHash} ${verity.blocks}`],
+    // Small, and what all else is held against: from us alone.
+    ['manifest-url', signed && blobPath(signed.manifest.digest, boot.id)],
+    ['manifest-digest', signed?.manifest.digest],
+    ['signature-url', signed && blobPath(signed.signature.digest, boot.id)],
+    ['signature-digest', signed?.signature.digest],
+    ['min-serial', root.minSerial],
+    ['root-state', root.state],
+    ['root-size', root.size],
+    ['disk', root.disk],
+    ['disk-format', root.format],
+    ['disk-wipe', root.wipe && 'yes'],
+    ['disk-missing', root.onMissing],
+    ['cache', root.cache],
+    ['shell', bootSet.shell && 'yes'],
+    ['ssh-host-key', hostKey && base64(hostKey)],
+    ...sshKeysOf(bootSet, node).map((line): [string, string] => ['ssh-key', line]),
+    ['files', files.length > 0 ? files.length : undefined],
+    ...files.map(([path, text]): [string, string] => ['file', `${modeOf(text)} ${path} ${base64(text)}`]),
   ];
-  return pairs.map(([key, value]) => `${key} ${value}\n`).join('');
+  return pairs.flatMap(([key, value]) => (value === undefined ? [] : [`${key} ${oneLine(value)}\n`])).join('');
+}
+
+/** Who may log in as root: the boot set's keys and the node's own, each once. */
+export function sshKeysOf(bootSet: Pick<BootSet, 'sshKeys'>, node: Pick<Node, 'sshKeys'>): readonly string[] {
+  // The same key with other options or another comment is another line, and sshd takes the first.
+  return [...new Set([...(bootSet.sshKeys ?? []), ...(node.sshKeys ?? [])].map((line) => line.trim()))];
+}
+
+/** What the initrd stage must know before it has its config, or without it: for the kernel's command line. */
+export function stageWords({ root, shell }: Pick<BootSet, 'root' | 'shell'>): string[] {
+  return [...(root.cache === 'disk' ? [`rackseed.state=${root.state}`] : []), ...(shell ? ['rackseed.shell=1'] : [])];
+}
+
+/** A program says so in its first line; nothing else is to be run. */
+function modeOf(text: string): string {
+  return text.startsWith('#!') ? '0755' : '0644';
+}
+
+function base64(text: string): string {
+  return Buffer.from(text).toString('base64');
+}
+
+/** Profiles have no line break in a value; a boot set of another version of rackseed shall not smuggle a key in either. */
+function oneLine(value: string | number): string {
+  return String(value).replace(/[\r\n]+/g, ' ');
 }
 
 /** The same machine has the same machine id at every boot, though nothing on it is kept. */

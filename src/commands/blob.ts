@@ -6,7 +6,7 @@ import type { BlobRef } from '../boot/profile.ts';
 import { readSettings } from '../config/settings.ts';
 import { hexOf, type Digest } from '../digest.ts';
 import { AppError, lineOf } from '../errors.ts';
-import { createImageStore } from '../images/manifest.ts';
+import { createImageStore, imageFiles } from '../images/manifest.ts';
 import { blobFile, createBlobStore, syncDirectory } from '../store/blobs.ts';
 import { createVerifiedBlobs, type VerifiedBlob } from '../store/verified.ts';
 import { bytes, render, type Column, type Format } from './output.ts';
@@ -78,9 +78,9 @@ export async function exportBlobs({ stateDir, dir, link: asLinks = false, all = 
   return exported;
 }
 
-/** Each file once, in the order of images. */
+/** Each file once, in the order of images; what no machine asks for under a blob's path stays out. */
 async function ofImages(stateDir: string): Promise<readonly BlobRef[]> {
-  const files = (await createImageStore(stateDir).list()).flatMap(({ kernel, initrds, squashfs }) => [kernel, ...initrds, squashfs]);
+  const files = (await createImageStore(stateDir).list()).flatMap((image) => imageFiles(image).filter(({ kind }) => kind !== 'sbom' && kind !== 'uki'));
   return [...new Map(files.map(({ digest, size }) => [digest, { digest, size }])).values()];
 }
 

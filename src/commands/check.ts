@@ -64,8 +64,9 @@ export async function checkCommand(options: CheckOptions, io: { readonly print: 
       await artifacts?.close();
     }
   }
-  const images = options.profiles === undefined ? imageNames(SHIPPED.images) : [];
-  for (const name of images) collect(() => readImageSpec(short(SHIPPED.images), name));
+  const imagesDir = [...(settings && existsSync(settings.images.dir) ? [settings.images.dir] : []), SHIPPED.images].map(short);
+  const images = options.profiles === undefined ? imageNames(imagesDir) : [];
+  for (const name of images) collect(() => readImageSpec(imagesDir, name));
 
   const worst = (['CONFIG_INVALID', 'PROFILES_INVALID', 'IMAGE_SPEC_INVALID'] as const).find((code) => codes.has(code));
   if (worst) throw new FaultsError(worst, faults);

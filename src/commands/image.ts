@@ -1,74 +1,67 @@
-// `rackseed image build|list|show|uki`: images are built beside a running daemon; what boots changes at its next reload.
-import { copyFile, stat } from 'node:fs/promises';
+// `rackseed image build|list|uki`: images are built beside a running daemon; what boots changes at its next reload.
+import { copyFile } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import { performance } from 'node:perf_hooks';
-import { readSettings } from '../config/settings.ts';
-import { nearest } from '../config/faults.ts';
-import { isDigest } from '../digest.ts';
 import { AppError, lineOf } from '../errors.ts';
-import { buildImage, PHASES, type BuildProgress } from '../images/build.ts';
-import { createImageStore, type ImageManifest, type ImageRefQuery } from '../images/manifest.ts';
+import { buildImage, PHASES, type BuildProgress, type BuildResult } from '../images/build.ts';
+import { createImageStore, type ImageManifest } from '../images/manifest.ts';
+import { parseRef } from '../images/refs.ts';
+import { readImageSpec } from '../images/spec.ts';
+import { isOthers } from '../images/sign.ts';
 import { makeUki } from '../images/uki.ts';
 import { hasUki } from '../images/verify.ts';
-import { SHIPPED } from '../shipped.ts';
 import { createBlobStore } from '../store/blobs.ts';
-import { bytes, duration, render, type Column, type Format } from './output.ts';
+import { trustFor } from './image-sign.ts';
+import { COLUMNS, shown, stateOf, withTags, type ImageOptions, type TaggedImage } from './image-options.ts';
+import { imagesDirs } from './images-dirs.ts';
+import { bytes, duration, render } from './output.ts';
 import { progressBar } from './progress.ts';
 
-interface ImageOptions {
-  readonly config?: string;
-  /** Instead of the settings' state directory. */
-  readonly state?: string;
-  readonly output: Format;
-}
-
-const COLUMNS: readonly Column<ImageManifest>[] = [
-  { title: 'NAME', of: (image) => image.name },
-  { title: 'DIGEST', of: (image) => image.digest.slice(0, 'sha256:'.length + 12) },
-  { title: 'ARCH', of: (image) => image.arch },
-  { title: 'KERNEL', of: (image) => image.kernel.version },
-  { title: 'INITRD', of: (image) => bytes(image.initrds.reduce((sum, initrd) => sum + initrd.size, 0)) },
-  { title: 'SQUASHFS', of: (image) => bytes(image.squashfs.size) },
-  { title: 'AGE', of: (image) => duration(Date.now() - image.builtAt) },
-  { title: 'PACKAGES', of: (image) => image.packages.length, wide: true },
-  { title: 'FULL DIGEST', of: (image) => image.digest, wide: true },
-];
-
-/** Builds `images/<name>` of this rackseed. On a table's stdout: one line that says what is there now. */
-export async function imageBuild(name: string, options: ImageOptions & { readonly force?: boolean }): Promise<string> {
+/** Builds an image for each of its processors. On a table's stdout: one line for each that says what is there now. */
+export async function imageBuild(name: string, options: ImageOptions & { readonly force?: boolean; readonly sign?: string; readonly locked?: boolean }): Promise<string> {
   const stateDir = stateOf(options);
-  const began = performance.now();
-  const { onProgress, stop } = progressBar(`building ${name}`, 'percent');
-  const built = await buildImage({
-    name,
-    imagesDir: SHIPPED.images,
-    stateDir,
-    ...(options.force ? { force: true } : {}),
-    onProgress: (progress) => onProgress(share(progress), 100),
-  }).finally(stop);
-  const { manifest, unchanged, phases } = built;
-  if (options.output === 'json' || options.output === 'yaml') return render(options.output, { ...shown(manifest), unchanged, phases }, [], []);
-  const times = phases.map(({ phase, ms }) => `${phase} ${(ms / 1000).toFixed(1)} s`).join(', ');
-  const what = unchanged ? 'unchanged' : `built in ${duration(performance.now() - began)} (${times})`;
-  const lost = (await hasUki(manifest, createBlobStore(stateDir))) ? '' : `; its UKI is lost, make it again: rackseed image uki ${name}`;
-  return `image ${name} ${what}${lost}\n${render(options.output, shown(manifest), [manifest], COLUMNS)}`;
+  const imagesDir = imagesDirs(options);
+  const { arch: arches } = readImageSpec(imagesDir, name);
+  const trust = await trustFor(options);
+  const lines: string[] = [];
+  const built: (Omit<BuildResult, 'manifest'> & { readonly manifest: TaggedImage })[] = [];
+  for (const arch of arches) {
+    const began = performance.now();
+    const { onProgress, stop } = progressBar(arches.length > 1 ? `building ${name} for ${arch}` : `building ${name}`, 'percent');
+    const result = await buildImage({
+      name,
+      arch,
+      imagesDir,
+      stateDir,
+      trust,
+      ...(options.force ? { force: true } : {}),
+      ...(options.locked ? { locked: true } : {}),
+      onProgress: (progress) => onProgress(share(progress), 100),
+    }).finally(stop);
+    built.push({ ...result, manifest: await withTags(createImageStore(stateDir), result.manifest) });
+    const { manifest, unchanged, phases, lockWritten, unlocked = [] } = result;
+    const times = phases.map(({ phase, ms }) => `${phase} ${(ms / 1000).toFixed(1)} s`).join(', ');
+    const what = unchanged ? 'unchanged' : `built in ${duration(performance.now() - began)} (${times})`;
+    const lost = (await hasUki(manifest, createBlobStore(stateDir))) ? '' : `; its UKI is lost, make it again: rackseed image uki ${name}`;
+    lines.push(`image ${name}${arches.length > 1 ? ` for ${arch}` : ''} ${what}${lost}${unsigned(manifest)}\n`);
+    if (lockWritten !== undefined) lines.push(`its packages are locked in ${lockWritten}\n`);
+    if (unlocked.length > 0) lines.push(`${unlocked.length} packages are not those of its lock (--locked takes those; rackseed image update ${name} shows them and moves it)\n`);
+  }
+  const all = built.map(({ manifest, unchanged, phases }) => ({ ...shown(manifest), unchanged, phases }));
+  const value = all.length === 1 ? all[0]! : { images: all };
+  if (options.output === 'json' || options.output === 'yaml') return render(options.output, value, [], []);
+  return `${lines.join('')}${render(options.output, value, built.map(({ manifest }) => manifest), COLUMNS)}`;
 }
 
 export async function imageList(options: ImageOptions): Promise<string> {
-  const images = await createImageStore(stateOf(options)).list();
+  const store = createImageStore(stateOf(options));
+  const images = await Promise.all((await store.list()).map((image) => withTags(store, image)));
   return render(options.output, { images: images.map(shown) }, images, COLUMNS);
 }
 
-/** `ref` is `name`, `name:tag` or `name@sha256:<digest>`. IMAGE_UNKNOWN when there is no such build. */
-export async function imageShow(ref: string, options: ImageOptions): Promise<string> {
-  const store = createImageStore(stateOf(options));
-  const { name, query } = parseRef(ref);
-  const image = await store.get(name, query);
-  if (image) return render(options.output, { ...shown(image), tags: await tagsOf(store, image) }, [image], COLUMNS);
-  const names = await store.names();
-  const near = nearest(name, names);
-  const hint = names.includes(name) ? 'rackseed image list shows the builds that there are' : near ? `did you mean ${near}?` : `build it: rackseed image build ${name}`;
-  throw new AppError('IMAGE_UNKNOWN', `there is no image ${ref}`, hint);
+/** Why no node would boot it. */
+function unsigned({ name, trusts, signed }: ImageManifest): string {
+  return trusts && !signed ? `; NOT signed, and its initrd takes only what ${trusts.join(' or ')} signed: rackseed image sign ${name} --key FILE` : '';
 }
 
 /** What boots with `loader: uki`. On a table's stdout: one line that says what it is, then the image. */
@@ -88,37 +81,9 @@ export async function imageUki(ref: string, options: ImageOptions & { readonly c
     ...(sign === undefined ? {} : { sign: resolve(sign) }),
   });
   if (out !== undefined) await copyFile(path, resolve(out)).catch((error: unknown) => Promise.reject(new AppError('USAGE', `--out: ${lineOf(error)}`, 'the UKI itself is in the store', error)));
-  if (options.output === 'json' || options.output === 'yaml') return render(options.output, shown(manifest), [], []);
-  return `UKI of image ${name}: ${bytes(uki.size)}, ${uki.signed ? 'signed' : 'not signed'}, ${uki.digest}; rackseed reload lets it boot\n${render(options.output, shown(manifest), [manifest], COLUMNS)}`;
-}
-
-/** As programs see an image: the manifest, and `initrd` beside `initrds` because ours is one. */
-function shown(manifest: ImageManifest): object {
-  return { ...manifest, initrd: manifest.initrds[0], builtAt: new Date(manifest.builtAt).toISOString() };
-}
-
-async function tagsOf(store: ReturnType<typeof createImageStore>, image: ImageManifest): Promise<string[]> {
-  return Object.entries(await store.tags(image.name)).flatMap(([tag, digest]) => (digest === image.digest ? [tag] : []));
-}
-
-function parseRef(ref: string): { readonly name: string; readonly query: ImageRefQuery } {
-  const at = ref.indexOf('@');
-  if (at >= 0) {
-    const digest = ref.slice(at + 1);
-    if (!isDigest(digest)) throw new AppError('USAGE', `${digest} is not a digest`, 'sha256: and 64 hex digits');
-    return { name: ref.slice(0, at), query: { digest } };
-  }
-  const [name = '', tag] = ref.split(':');
-  return { name, query: tag === undefined ? {} : { tag } };
-}
-
-/** Whether this is root, and the directory somebody else's. */
-async function isOthers(dir: string): Promise<boolean> {
-  return process.getuid?.() === 0 && ((await stat(dir).catch(() => undefined))?.uid ?? 0) !== 0;
-}
-
-function stateOf(options: ImageOptions): string {
-  return options.state === undefined ? readSettings(options.config).stateDir : resolve(options.state);
+  const tagged = await withTags(createImageStore(stateDir), manifest);
+  if (options.output === 'json' || options.output === 'yaml') return render(options.output, shown(tagged), [], []);
+  return `UKI of image ${name}: ${bytes(uki.size)}, ${uki.signed ? 'signed' : 'not signed'}, ${uki.digest}; rackseed reload lets it boot\n${render(options.output, shown(tagged), [tagged], COLUMNS)}`;
 }
 
 /** Each phase's part of a build's time, in percent (measured, packages fetched). */

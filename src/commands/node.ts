@@ -21,6 +21,7 @@ interface NodeRow {
   readonly loaders: string;
   readonly lastLoader?: { readonly file?: string; readonly digest?: string; readonly version?: string };
   readonly quirks: readonly (AppliedQuirk & { readonly inForce: boolean })[];
+  readonly ssh?: { readonly keys: number; readonly fingerprint: string; readonly knownHosts: string };
   readonly boot?: { readonly id: string; readonly state: string; readonly why?: string; readonly startedAt: number; readonly stage?: string };
 }
 
@@ -52,7 +53,19 @@ export async function nodeShow(node: string, options: ClientOptions & { readonly
   const answer = await createClient(options).get<NodeRow>(`/api/nodes/${encodeURIComponent(node)}`);
   if (options.output === 'json' || options.output === 'yaml') return render(options.output, answer, [answer], COLUMNS);
   const table = render('wide', answer, [answer], COLUMNS.filter(({ title }) => title !== 'QUIRKS'));
-  return answer.quirks.length === 0 ? table : `${table}\n${answer.quirks.map((quirk) => `quirks: ${quirkWords(quirk)}${quirk.inForce ? '' : ', from its next boot'}\n`).join('')}`;
+  const more = [
+    ...answer.quirks.map((quirk) => `quirks: ${quirkWords(quirk)}${quirk.inForce ? '' : ', from its next boot'}`),
+    ...(answer.ssh ? [`ssh: ${answer.ssh.keys} ${answer.ssh.keys === 1 ? 'key' : 'keys'} may log in as root; its host key is ${answer.ssh.fingerprint} (ED25519)`, `known_hosts: ${answer.ssh.knownHosts}`] : []),
+  ];
+  return more.length === 0 ? table : `${table}\n${more.join('\n')}\n`;
+}
+
+/** Lines for a known_hosts file, of the nodes that somebody may log in to: all of them, or one. */
+export async function nodeKnownHosts(node: string | undefined, options: ClientOptions): Promise<string> {
+  const client = createClient(options);
+  const nodes = node === undefined ? (await client.get<{ nodes: NodeRow[] }>('/api/nodes')).nodes : [await client.get<NodeRow>(`/api/nodes/${encodeURIComponent(node)}`)];
+  if (node !== undefined && !nodes[0]?.ssh) throw new AppError('USAGE', `nobody may log in to ${node} by ssh, so it has no host key`, 'give it keys: ssh: { keys: [..] } in its profile or its node entry');
+  return nodes.flatMap(({ ssh }) => (ssh ? [`${ssh.knownHosts}\n`] : [])).join('');
 }
 
 /** What the node does when it starts next; `clear` takes back what was said, so that its YAML counts again. One of both. */

@@ -8,12 +8,11 @@ import { UKI_FILE } from '../boot/urls.ts';
 import { NEXTS } from '../boot/node.ts';
 import { isDigest, type Digest } from '../digest.ts';
 import { optionsSchema } from './options-map.ts';
+import { configSchema, sshSchema } from './profile-access.ts';
+import { rootSchema } from './profile-root.ts';
+import { flag, line, matching, text } from './profile-words.ts';
 
-/** A number or boolean keeps the text it was written in (see document.ts); the editor's schema lets it pass unquoted. */
-const text = z.union([z.string(), z.number(), z.boolean()]).transform(String);
-export const line = text.refine((value) => !/[\u0000-\u001f\u007f]/.test(value), 'must be one line without control characters');
-/** The pattern goes into the editor's schema too, which a refinement alone does not. */
-export const matching = (pattern: RegExp, message: string) => text.refine((value) => pattern.test(value), message).meta({ pattern: pattern.source });
+export { line, matching } from './profile-words.ts';
 
 const mac = text
   .refine((value) => parseMac(value) !== undefined, 'not a MAC address, such as 52:54:00:12:34:56')
@@ -36,8 +35,8 @@ const labels = z
   .nullish();
 
 /** Given by the script itself, for each boot anew; a second one would win or lose by chance. */
-const OURS = /^(rackseed|rackseed\.boot|ip|BOOTIF|initrd)=/;
-const cmdlineEntry = text
+const OURS = /^(rackseed|rackseed\.boot|rackseed\.state|rackseed\.shell|ip|BOOTIF|initrd)=/;
+export const cmdlineEntry = text
   .meta({ pattern: '^[!-~]+$' })
   .refine((entry) => /^[\x21-\x7e]*$/.test(entry), 'one parameter an entry: no spaces, line breaks, control or non-ASCII characters')
   .refine((entry) => entry !== '', 'empty parameter')
@@ -64,6 +63,8 @@ const node = z.strictObject({
   ip: z.string().refine((value) => parseIp4(value) !== undefined, 'not an IPv4 address, such as 10.77.0.11').meta({ format: 'ipv4' }).optional().describe('its reserved address; without one it gets one of the pool'),
   labels,
   vars: vars.describe('what its post-boot scripts are told, over the profile\'s vars'),
+  ssh: sshSchema.describe("who else may log in to it, beside the profile's: { keys: [..] }"),
+  config: configSchema.describe("text files for its /config, over the profile's"),
   dhcpOptions: optionsSchema.nullish().describe("DHCP options for this node, over the profile's and its subnet's: a value, a list, or { type, value, always }"),
   loader: loader.describe("what its firmware fetches first, in place of the profile's"),
   loaders: loaders.describe("the loader set that it is from, in place of the profile's"),
@@ -75,9 +76,7 @@ export const profileSchema = z.strictObject({
   image: matching(IMAGE, 'not an image: name, name:tag or name@sha256:<64 hex digits>').optional().describe('what to boot: name, name:tag or name@sha256:<digest>'),
   boot: z.literal('local').optional().describe('local: an address, but boot from disk; takes the place of image'),
   cmdline: z.array(cmdlineEntry).nullish().describe('kernel parameters, one an entry'),
-  root: z
-    .strictObject({ state: matching(/^(none|LABEL=[A-Za-z0-9._-]{1,16})$/, 'must be none or LABEL=<label of a file system>').default('none').describe('none: a tmpfs; LABEL=x: the file system that keeps state') })
-    .nullish(),
+  root: rootSchema.nullish().describe('where the root keeps what is written to it'),
   postBoot: z
     .strictObject({
       repo: z.string().regex(/^[a-z0-9][a-z0-9._-]*$/, 'not a repository name').describe('post-boot (the shipped one) or a key of repos in rackseed.yaml'),
@@ -90,6 +89,9 @@ export const profileSchema = z.strictObject({
     .nullish()
     .describe('name: version of each file that nodes need beside the image'),
   vars: vars.describe('what the post-boot scripts of every node of this profile are told'),
+  ssh: sshSchema.describe('who may log in to every node of this profile: { keys: [..] }'),
+  config: configSchema.describe('text files for /config of every node of this profile, by their path below it; what is under etc/ is copied over /etc'),
+  shell: flag.optional().describe('true: when the initrd stage fails, it opens a shell on the console'),
   dhcpOptions: optionsSchema.nullish().describe("DHCP options for every node of this profile, over its subnet's: a value, a list, or { type, value, always }"),
   loader: loader.describe('what firmware fetches first: auto (by firmware), undionly, snponly, ipxe, shim (Debian\'s signed shim and GRUB: no iPXE), uki (what rackseed image uki made: no iPXE), or a file of the loader set'),
   loaders: loaders.describe('the loader set that it is from: default, a key of loaders.sets in rackseed.yaml, or one of rackseed loader add'),

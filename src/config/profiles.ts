@@ -4,7 +4,7 @@ import { basename, join } from 'node:path';
 import { isScalar, isSeq } from 'yaml';
 import { parseIp4, parseMac, type Ip4, type Mac } from '../addr.ts';
 import type { ExitMethod, Node } from '../boot/node.ts';
-import type { BootSet, Generation, Profile, RootState } from '../boot/profile.ts';
+import type { BootSet, Generation, Profile } from '../boot/profile.ts';
 import type { Quirk } from '../boot/quirks.ts';
 import type { ExtraOptions } from '../dhcp/option-values.ts';
 import { digestOfValue, type Digest } from '../digest.ts';
@@ -13,6 +13,8 @@ import { claimFaults, entriesOf, isMapping, member, type AddressSpace } from './
 import { readYaml, type YamlFile } from './document.ts';
 import { knownKeys, nearest, plainWords, zodFaults, type Path } from './faults.ts';
 import { readOptions } from './options-map.ts';
+import { configFaults } from './profile-access.ts';
+import { rootFaults, rootOf } from './profile-root.ts';
 import { NOT_YET, profileSchema, type ProfileSpec } from './profile-schema.ts';
 import { isQuirksFile, readQuirks } from './quirks.ts';
 import { resolveReferences, type References } from './references.ts';
@@ -84,6 +86,7 @@ export async function compile(files: readonly ProfileFile[], resolver: Resolver,
   for (const profile of parsed) {
     const answer = await resolveReferences(profile.yaml, resolver);
     faults.push(...answer.faults);
+    faults.push(...tooLong(profile.yaml, answer.references));
     resolved.push({ profile, references: answer.references });
   }
   if (faults.length > 0) return { faults: inOrder(faults) };
@@ -143,7 +146,7 @@ function contentFaults(yaml: YamlFile, content: Record<string, unknown>): Fault[
   const { file } = yaml;
   const faults: Fault[] = [];
   if (content['boot'] === 'local') {
-    for (const key of ['image', 'cmdline', 'root', 'postBoot', 'artifacts', 'vars', 'loader', 'loaders']) {
+    for (const key of ['image', 'cmdline', 'root', 'postBoot', 'artifacts', 'vars', 'ssh', 'config', 'shell', 'loader', 'loaders']) {
       if (content[key] != null) faults.push({ file, ...yaml.place([key], { key: true }), message: `${key} has no meaning with boot: local` });
     }
   } else if (content['image'] === undefined && content['boot'] === undefined && !misspelt(content, ['image', 'boot'])) {
@@ -153,7 +156,16 @@ function contentFaults(yaml: YamlFile, content: Record<string, unknown>): Fault[
   if (Array.isArray(entries) && entries.join(' ').length > CMDLINE_MAX) {
     faults.push({ file, ...yaml.place(['cmdline']), message: `cmdline has ${entries.join(' ').length} characters, at most ${CMDLINE_MAX} fit` });
   }
-  return [...faults, ...cutParameters(yaml)];
+  return [...faults, ...cutParameters(yaml), ...(content['boot'] === 'local' ? [] : rootFaults(yaml, content['root'])), ...configFaults(yaml, content)];
+}
+
+/** What the image itself wants stands on the same command line. */
+function tooLong(yaml: YamlFile, { image }: References): Fault[] {
+  const own = member(yaml.value, 'cmdline');
+  const [ofImage, ofProfile] = [image?.cmdline ?? [], Array.isArray(own) ? (own as unknown[]) : []];
+  const length = [...ofImage, ...ofProfile].join(' ').length;
+  if (ofImage.length === 0 || length <= CMDLINE_MAX || ofProfile.join(' ').length > CMDLINE_MAX) return [];
+  return [{ file: yaml.file, ...yaml.place(['cmdline']), message: `cmdline has ${length} characters with the image's own (${ofImage.join(' ').length}), at most ${CMDLINE_MAX} fit` }];
 }
 
 /** An unknown key that is near to one of these has told its own fault already. */
@@ -190,7 +202,7 @@ function build(profiles: readonly { readonly name: string; readonly spec: Profil
       // `auto` that is written comes before a quirk's loader, as any other.
       const loader = node.loader ?? spec.loader;
       const loaders = node.loaders ?? spec.loaders;
-      const more = { ...(ip ? { ip } : {}), ...(node.next ? { next: node.next } : {}), ...(loader ? { loader } : {}), ...(loaders ? { loaders } : {}), ...(node.exit ? { exit: node.exit as ExitMethod } : {}), ...(Object.keys(dhcpOptions).length > 0 ? { dhcpOptions } : {}) };
+      const more = { ...(ip ? { ip } : {}), ...(node.next ? { next: node.next } : {}), ...(loader ? { loader } : {}), ...(loaders ? { loaders } : {}), ...(node.exit ? { exit: node.exit as ExitMethod } : {}), ...(isEmpty(dhcpOptions) ? {} : { dhcpOptions }), ...(node.ssh?.keys?.length ? { sshKeys: node.ssh.keys } : {}), ...(isEmpty(node.config) ? {} : { config: node.config! }) };
       content.nodes[nodeName] = { name: nodeName, macs, ...more, labels: node.labels ?? {}, vars: node.vars ?? {}, profile: name, source: 'yaml' };
       for (const mac of macs) content.nodeByMac[mac] = nodeName;
       if (ip) content.nodeByIp[ip] = nodeName;
@@ -203,8 +215,23 @@ function build(profiles: readonly { readonly name: string; readonly spec: Profil
 
 function bootSetOf(spec: ProfileSpec, { image, postBoot, artifacts }: References): BootSet | undefined {
   if (!image) return undefined;
-  const state = (spec.root?.state ?? 'none') as RootState;
-  return { image, cmdline: spec.cmdline ?? [], root: { state }, ...(postBoot ? { postBoot } : {}), artifacts, vars: spec.vars ?? {} };
+  const { ssh, config, shell } = spec;
+  return {
+    image,
+    // The profile's come last: of two equal parameters the last one counts, for the kernel and for us.
+    cmdline: [...(image.cmdline ?? []), ...(spec.cmdline ?? [])],
+    root: rootOf(spec.root),
+    ...(postBoot ? { postBoot } : {}),
+    artifacts,
+    vars: spec.vars ?? {},
+    ...(ssh?.keys?.length ? { sshKeys: ssh.keys } : {}),
+    ...(isEmpty(config) ? {} : { config: config! }),
+    ...(shell ? { shell } : {}),
+  };
+}
+
+function isEmpty(record: object | null | undefined): boolean {
+  return Object.keys(record ?? {}).length === 0;
 }
 
 function record<T>(): Record<string, T> {

@@ -13,6 +13,7 @@ import { dhcpSchema } from './dhcp-schema.ts';
 import { dhcpSettings } from './dhcp-settings.ts';
 import { readYaml, type YamlFile } from './document.ts';
 import { knownKeys, plainWords, zodFaults } from './faults.ts';
+import { imagesSchema, imagesSettings, type ImagesSettings } from './images-settings.ts';
 import { bytesOf, duration, httpBase, ip4, seconds, size } from './scalars.ts';
 import { tftpSchema, tftpSettings, type TftpSettings } from './tftp-settings.ts';
 import { tlsPlaces, tlsSchema, type TlsSettings } from './tls.ts';
@@ -36,6 +37,7 @@ export const settingsSchema = z.strictObject({
       maxStreams: z.number().int().min(1).max(100_000).default(DEFAULT_MAX_STREAMS).describe('machines that fetch an image at once; the others wait in a queue'),
       cacheBytes: size.default('256MiB').describe('memory for what downloads send, of all threads together; 0: none'),
       publicBase: httpBase.optional().describe('where machines fetch images from instead: a web server or CDN with the same paths; we stay its fallback'),
+      fallbacks: z.array(httpBase).max(16).optional().describe('further web servers with the same paths, asked in their order for an image when it comes neither from publicBase nor from us'),
       threads: z.number().int().min(1).max(64).optional().describe('worker threads for machines; default: one for each core but one, four at most; without koffi always one'),
       tls: tlsSchema.optional().describe('HTTPS beside plain HTTP, the same routes'),
     })
@@ -56,6 +58,7 @@ export const settingsSchema = z.strictObject({
       default: loaderSet.optional().describe('the loader set of machines whose profile names none; default: the built-in one'),
     })
     .prefault({}),
+  images: imagesSchema.prefault({}),
   repos: z
     .record(z.string().regex(/^[a-z0-9][a-z0-9._-]*$/, 'not a repository name: lower-case letters, digits and . _ -'), z.strictObject({ url: z.string().min(1), refresh: duration.default('5m') }))
     .default({})
@@ -79,11 +82,12 @@ export interface Settings {
   readonly dhcp: DhcpSettings;
   readonly tftp: TftpSettings;
   /** Without `listen`: on every address that machines are sent to. */
-  readonly http: { readonly port: number; readonly threads?: number; readonly tls?: TlsSettings; readonly listen?: readonly Ip4[]; readonly maxStreams: number; readonly cacheBytes: number; readonly publicBase?: string };
+  readonly http: { readonly port: number; readonly threads?: number; readonly tls?: TlsSettings; readonly listen?: readonly Ip4[]; readonly maxStreams: number; readonly cacheBytes: number; readonly publicBase?: string; readonly fallbacks?: readonly string[] };
   /** Absent: never. */
   readonly blobs: { readonly scrubSeconds?: number };
   readonly api: { readonly socket: string; readonly port: number };
   readonly loaders: { readonly dir: string; readonly sets: Readonly<Record<string, string>>; readonly default: string; /** Where the default stands. */ readonly at: { readonly line: number; readonly column: number } };
+  readonly images: ImagesSettings;
   readonly repos: Readonly<Record<string, { readonly url: string; readonly refreshSeconds: number }>>;
   /** As it was written: null = stay who we are; absent = `rackseed`, if there is such a user. */
   readonly user?: string | null;
@@ -120,7 +124,8 @@ export function parseSettings(text: string, file: string): Settings {
   const stateDir = resolve(base, raw.stateDir);
   const { dhcp, faults: wrong } = dhcpSettings(raw.dhcp, yaml);
   const { tftp, faults: wrongToo } = tftpSettings(raw.tftp, yaml);
-  const faults = [...yaml.faults, ...wrong, ...wrongToo, ...emptyUser(yaml), ...portsAlike(yaml, raw.http), ...builtInSet(yaml, raw.loaders.sets)];
+  const { images, faults: wrongImages } = imagesSettings(raw.images, stateDir, yaml);
+  const faults = [...yaml.faults, ...wrong, ...wrongToo, ...wrongImages, ...emptyUser(yaml), ...portsAlike(yaml, raw.http), ...builtInSet(yaml, raw.loaders.sets)];
   if (faults.length > 0) throw new FaultsError('CONFIG_INVALID', faults);
   return {
     file,
@@ -129,10 +134,11 @@ export function parseSettings(text: string, file: string): Settings {
     holdAfter: raw.boot.holdAfter,
     dhcp,
     tftp,
-    http: { port: raw.http.port, ...(raw.http.threads === undefined ? {} : { threads: raw.http.threads }), ...(raw.http.tls ? { tls: { port: raw.http.tls.port, cert: resolve(base, raw.http.tls.cert), key: resolve(base, raw.http.tls.key), at: tlsPlaces(yaml) } } : {}), maxStreams: raw.http.maxStreams, cacheBytes: bytesOf(raw.http.cacheBytes), ...(raw.http.publicBase ? { publicBase: raw.http.publicBase.replace(/\/+$/, '') } : {}), ...(raw.http.listen ? { listen: raw.http.listen } : {}) },
+    http: { port: raw.http.port, ...(raw.http.threads === undefined ? {} : { threads: raw.http.threads }), ...(raw.http.tls ? { tls: { port: raw.http.tls.port, cert: resolve(base, raw.http.tls.cert), key: resolve(base, raw.http.tls.key), at: tlsPlaces(yaml) } } : {}), maxStreams: raw.http.maxStreams, cacheBytes: bytesOf(raw.http.cacheBytes), ...(raw.http.publicBase ? { publicBase: raw.http.publicBase.replace(/\/+$/, '') } : {}), ...(raw.http.fallbacks?.length ? { fallbacks: raw.http.fallbacks.map((base) => base.replace(/\/+$/, '')) } : {}), ...(raw.http.listen ? { listen: raw.http.listen } : {}) },
     blobs: raw.blobs.scrub === 'off' ? {} : { scrubSeconds: seconds(raw.blobs.scrub) },
     api: { socket: raw.api.socket ? resolve(base, raw.api.socket) : resolve(stateDir, 'api.sock'), port: raw.api.port },
     loaders: { dir: resolve(base, raw.loaders.dir), sets: Object.fromEntries(Object.entries(raw.loaders.sets).map(([name, dir]) => [name, resolve(base, dir)])), default: raw.loaders.default ?? BUILT_IN_SET, at: yaml.place(['loaders', 'default']) },
+    images,
     repos: Object.fromEntries(Object.entries(raw.repos).map(([name, repo]) => [name, { url: repo.url, refreshSeconds: seconds(repo.refresh) }])),
     ...(raw.user === undefined ? {} : { user: raw.user }),
     logLevel: raw.log.level,

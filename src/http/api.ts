@@ -4,8 +4,9 @@ import { parseMac } from '../addr.ts';
 import { isHeld } from '../boot/hold.ts';
 import { nextOf } from '../boot/next.ts';
 import { NEXTS, type Next, type Node } from '../boot/node.ts';
-import type { Generation } from '../boot/profile.ts';
+import type { BootSet, Generation } from '../boot/profile.ts';
 import { quirkWords, sentBy } from '../boot/quirks.ts';
+import { sshKeysOf } from '../boot/session.ts';
 import { stageOf, type Boot } from '../boot/timeline.ts';
 import { quirksOfNode } from '../boot-quirks.ts';
 import { AppError } from '../errors.ts';
@@ -17,6 +18,7 @@ import type { Metrics } from '../metrics.ts';
 import type { ArtifactStore } from '../store/artifacts.ts';
 import type { BootStore } from '../store/boots.ts';
 import { NODE_NEXT, NODE_RELEASED, type EventStore } from '../store/events.ts';
+import type { HostKeys } from '../store/host-keys.ts';
 import type { NodeStore } from '../store/nodes.ts';
 import { dhcpRoutes, type DhcpAdmin } from './dhcp.ts';
 import { leaseRoutes, type LeaseAdmin } from './leases.ts';
@@ -47,6 +49,8 @@ export interface ApiParts {
   /** What is handed out now. */
   readonly loaders: () => LoaderSets;
   readonly metrics: Metrics;
+  /** Of the nodes that somebody may log in to. */
+  readonly hostKeys: HostKeys;
 }
 
 export async function apiRoutes(app: FastifyInstance, parts: ApiParts): Promise<void> {
@@ -88,7 +92,17 @@ export async function apiRoutes(app: FastifyInstance, parts: ApiParts): Promise<
       // Of another boot set it is held no more; it is again, since then, if the one that failed comes back before anything was booted.
       heldAt: held ? heldAt : undefined,
       boot: latest && summary(latest),
+      ssh: sshView(node, assigned === undefined ? undefined : generation.bootSets[assigned], latest),
     };
+  };
+
+  /** What its sshd will show who it is; undefined where nobody may log in, so that there is none. */
+  const sshView = (node: Node, bootSet: BootSet | undefined, latest: Boot | undefined) => {
+    const keys = sshKeysOf(bootSet ?? {}, node).length;
+    if (keys === 0 || bootSet === undefined) return undefined;
+    const { fingerprint, publicKey } = parts.hostKeys.of(node.name);
+    const ip = latest?.ip ?? node.ip;
+    return { keys, fingerprint, knownHosts: `${[node.name, ...(ip === undefined ? [] : [ip])].join(',')} ${publicKey}` };
   };
 
   const say = async (node: Node, next: Next | undefined) => {

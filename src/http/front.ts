@@ -39,6 +39,7 @@ export interface FrontParts {
   /** Of all threads together. */
   readonly cacheBytes: number;
   readonly publicBase?: string;
+  readonly fallbacks?: readonly string[];
   readonly booter: Booter;
   readonly loaders: Loaders;
   readonly repos: Pick<Repos, 'dir' | 'environment' | 'status'>;
@@ -97,6 +98,7 @@ export async function startFront(parts: FrontParts): Promise<Front> {
       stateDir: parts.stateDir,
       cacheBytes: Math.floor(parts.cacheBytes / count),
       ...(parts.publicBase === undefined ? {} : { publicBase: parts.publicBase }),
+      ...(parts.fallbacks ? { fallbacks: parts.fallbacks } : {}),
       verdicts: verdicts.all(),
       children: children[index]!.shared,
       files: files[index]!.shared,

@@ -3,12 +3,13 @@ import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import { parseMac } from '../addr.ts';
 import { GRUB_ROOT_CFG, grubFor, renderGrubTrouble } from '../boot/grub.ts';
 import { renderTrouble, scriptFor } from '../boot/ipxe.ts';
-import { isReportable, readSmbios, renderConfig, type Report } from '../boot/session.ts';
+import { isReportable, readSmbios, renderConfig, sshKeysOf, type Report } from '../boot/session.ts';
 import type { Stage, StageDetail } from '../boot/timeline.ts';
 import { ENROL_PATH, GRUB_CFG, GRUB_ROOT_CFG_FILE, GRUB_ROUTE, SCRIPT_ROUTE, sessionPath } from '../boot/urls.ts';
 import type { Booter, Session } from '../booter.ts';
 import type { Log } from '../log.ts';
 import { factsAsEnvironment, factsOf } from '../postboot/facts.ts';
+import type { HostKeys } from '../store/host-keys.ts';
 import { baseUrlOf, remoteIp4 } from './peer.ts';
 import { refuse, sendText } from './refusal.ts';
 
@@ -16,7 +17,17 @@ import { refuse, sendText } from './refusal.ts';
 const TAIL_BYTES = 64 * 1024;
 const REPORT_BODY_LIMIT = TAIL_BYTES + 1024;
 
-export async function machineRoutes(app: FastifyInstance, { booter, log, publicBase }: { readonly booter: Booter; readonly log: Log; readonly publicBase?: string }): Promise<void> {
+export interface MachineParts {
+  readonly booter: Booter;
+  readonly log: Log;
+  /** Of the nodes that somebody may log in to. */
+  readonly hostKeys: HostKeys;
+  readonly publicBase?: string;
+  /** Other servers that have images under our paths. */
+  readonly fallbacks?: readonly string[];
+}
+
+export async function machineRoutes(app: FastifyInstance, { booter, log, hostKeys, publicBase, fallbacks }: MachineParts): Promise<void> {
   // Bodies are plain text whatever a busybox wget calls them.
   app.removeAllContentTypeParsers();
   app.addContentTypeParser('*', { parseAs: 'buffer', bodyLimit: REPORT_BODY_LIMIT }, (_request, body, done) => done(null, body));
@@ -73,7 +84,10 @@ export async function machineRoutes(app: FastifyInstance, { booter, log, publicB
     const session = await inSession(request, reply);
     if (!session) return reply;
     if (request.method === 'GET') reply.raw.once('finish', () => void booter.seen(session.boot.id, 'config'));
-    return sendText(reply, 200, renderConfig(session.boot, session.bootSet, session.node, publicBase));
+    const { boot, bootSet, node } = session;
+    // Without somebody who may log in there is no use for an sshd, and without a host key it does not start.
+    const hostKey = sshKeysOf(bootSet, node).length > 0 ? { hostKey: hostKeys.of(node.name).file } : {};
+    return sendText(reply, 200, renderConfig(boot, bootSet, node, { ...(publicBase === undefined ? {} : { publicBase }), ...(fallbacks ? { fallbacks } : {}), ...hostKey }));
   });
 
   app.get(sessionPath(':id', 'facts'), async (request, reply) => {

@@ -42,6 +42,7 @@ export interface ThreadData {
   /** This thread's share. */
   readonly cacheBytes: number;
   readonly publicBase?: string;
+  readonly fallbacks?: readonly string[];
   readonly gitLimits: Partial<GitLimits>;
   readonly loaders: ServedLoaders;
   readonly repos: { readonly dirs: Readonly<Record<string, string>>; readonly environment: Readonly<Record<string, string | undefined>> };

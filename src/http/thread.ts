@@ -5,6 +5,7 @@ import { createShelf } from '../loaders.ts';
 import { createLog } from '../log.ts';
 import { BACKLOG, duplicate } from '../net/listening-socket.ts';
 import type { Repos } from '../postboot/repos.ts';
+import { createHostKeys } from '../store/host-keys.ts';
 import { createVerdicts } from '../store/verdicts.ts';
 import { createVerifiedBlobs } from '../store/verified.ts';
 import { createChildren } from '../threads/children.ts';
@@ -42,7 +43,7 @@ async function run(data: ThreadData, main: MessagePort): Promise<void> {
   const pumps = createPumps({ log, onSent: (bytes) => counters.add('bytes', bytes), threads: data.pumps, noteFile: createNoted(0, data.files).note });
 
   const app = await createHttp('machines', log, async (routes) => {
-    await routes.register(machineRoutes, { booter, log, ...(data.publicBase === undefined ? {} : { publicBase: data.publicBase }) });
+    await routes.register(machineRoutes, { booter, log, hostKeys: createHostKeys(data.stateDir), ...(data.fallbacks ? { fallbacks: data.fallbacks } : {}), ...(data.publicBase === undefined ? {} : { publicBase: data.publicBase }) });
     await routes.register(blobRoutes, { blobs, booter, sent, log, pumps, cacheBytes: data.cacheBytes });
     await routes.register(loaderRoutes, { loaders, booter });
     await routes.register(gitRoutes, { repos, booter, log, limits: data.gitLimits, noteChild: createChildren(data.children).note });

@@ -1,17 +1,28 @@
 // From image.yaml to kernel, initrd and squashfs in the blob store, and a manifest that names them.
-import { copyFileSync, existsSync, mkdirSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { copyFileSync, existsSync, mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { AppError, lineOf } from '../errors.ts';
 import { createBlobStore } from '../store/blobs.ts';
-import { isForeign } from './emulation.ts';
-import { compressed, initrdArchive } from './initrd.ts';
+import { aptSources } from './base-debian.ts';
+import { unpackBase } from './bases.ts';
+import { readStatus } from './dpkg.ts';
+import { finishScript } from './finish.ts';
+import { placeGenerated } from './generated.ts';
+import { NO_TRUST, trustEntries, withMinisign, type ImageTrust } from './image-keys.ts';
+import { compressed, INITRD_PROGRAMS, initrdArchive } from './initrd.ts';
 import { BUILDER, inputDigest } from './inputs.ts';
-import { createImageStore, imageDigest, LATEST, type ImageManifest } from './manifest.ts';
-import { aptSources, checkKernel, dpkgExcludes, findBusybox, findKernel, finishScript, installedPackages, mmdebstrapArgs, placeFiles, placeTree, reasonIn, type KernelFiles } from './rootfs.ts';
-import { keptRoot } from './roots.ts';
-import { readImageSpec, type ImageSpec } from './spec.ts';
-import { CHUNK_SIZE, chunkDigests, hasFiles } from './verify.ts';
-import { EPOCH, needTools, openWorkshop, type Workshop } from './workshop.ts';
+import { interruptible } from './interrupt.ts';
+import { lockDigest, type LockChange, type LockedPackages } from './lock.ts';
+import { lockOf, lockOfImage, mustBeLocked, pinned, type LockOfImage } from './locked.ts';
+import { createImageStore, LATEST, type ImageManifest } from './manifest.ts';
+import { blobOf, recordImage } from './record.ts';
+import { checkKernel, findBusybox, findKernel, installedPackages, placeFiles, placeTree, type KernelFiles } from './rootfs.ts';
+import { rootContents } from './sbom.ts';
+import { isOthers, isSignedBy, signedBy } from './sign.ts';
+import { commonDir, forArch, readImage, type ArchSpec, type BuiltArch, type ImagesDirs, type ImageSource } from './spec.ts';
+import { addVerity, makeSquashfs } from './squash.ts';
+import { hasFiles } from './verify.ts';
+import { must, needTools, openWorkshop, type Workshop } from './workshop.ts';
 
 export const PHASES = ['packages', 'root', 'initrd', 'squashfs', 'store'] as const;
 export type Phase = (typeof PHASES)[number];
@@ -25,11 +36,16 @@ export interface BuildProgress {
 
 export interface BuildOptions {
   readonly name: string;
-  /** Has `<name>/image.yaml` and `common/`. */
-  readonly imagesDir: string;
+  readonly imagesDir: ImagesDirs;
+  /** One of image.yaml's processors; default: its first. */
+  readonly arch?: BuiltArch;
   readonly stateDir: string;
   /** Build although nothing changed: newer packages may have come. */
   readonly force?: boolean;
+  /** Take exactly the packages of the image's lock, which must be there. */
+  readonly locked?: boolean;
+  /** Keys for the initrd, and the one that signs; default: none. */
+  readonly trust?: ImageTrust;
   /** QEMU's user emulator of another processor than this machine's; default: Debian's, by PATH. */
   readonly emulator?: string;
   readonly onProgress?: (progress: BuildProgress) => void;
@@ -43,33 +59,40 @@ export interface BuildResult {
   readonly unchanged: boolean;
   /** Milliseconds; nothing when unchanged. */
   readonly phases: readonly { readonly phase: Phase; readonly ms: number }[];
+  /** The lock that this build wrote, because there was none. */
+  readonly lockWritten?: string;
+  /** Packages that are of another version than the lock has, in a build that was not bound to it. */
+  readonly unlocked?: readonly LockChange[];
 }
-
-/** Measured on the whole root (docs/decisions/initrd.md): 15 takes four times as long for 5 % less. */
-const SQUASHFS_LEVEL = 9;
 
 /**
  * Builds the image unless its inputs are those of an earlier build. A failed or interrupted build changes nothing and leaves nothing but
  * its log. AppErrors: IMAGE_UNKNOWN, IMAGE_SPEC_INVALID, PACKAGES_MISSING, IMAGE_BUILD_FAILED, STORE_UNUSABLE.
  */
 export async function buildImage(options: BuildOptions): Promise<BuildResult> {
-  const { name, imagesDir, stateDir } = options;
-  const spec = readImageSpec(imagesDir, name);
-  const input = inputDigest(spec, join(imagesDir, name), join(imagesDir, 'common'));
+  const { name, imagesDir, stateDir, trust = NO_TRUST } = options;
+  const source = readImage(imagesDir, name);
+  const spec = withMinisign(forArch(source.spec, options.arch), trust);
+  const input = inputDigest(spec, source.dir, commonDir(imagesDir), trust);
   const images = createImageStore(stateDir);
+  const lock = lockOfImage(stateDir, source.dir, name, spec, input);
+  const wanted = options.locked ? lock.packages() : undefined;
   if (!options.force) {
     const blobs = createBlobStore(stateDir);
-    for (const built of (await images.list()).filter((manifest) => manifest.name === name && manifest.input === input)) {
+    for (const built of (await images.list()).filter((manifest) => manifest.name === name && manifest.input === input && (!wanted || manifest.lock === lockDigest(wanted)))) {
       if (!(await hasFiles(built, blobs))) continue;
-      await images.tag(name, LATEST, built.digest);
-      return { manifest: built, unchanged: true, phases: [] };
+      // Somebody else can write to that store: what is signed for the first time is what is built now.
+      if (trust.signer && (await isOthers(stateDir)) && !(await isSignedBy(built, trust.signer, blobs))) continue;
+      const manifest = await signedBy(built, trust.signer, stateDir);
+      await images.tag(name, [LATEST, tagSuffix(source, spec) ?? []].flat().join('-'), built.digest);
+      return { manifest, unchanged: true, phases: [] };
     }
   }
   const emulation = needTools(spec.arch, options.emulator);
   return interruptible(options.signal, async (signal) => {
     const shop = openWorkshop(stateDir, name, emulation, signal);
     try {
-      return await build(options, spec, input, shop);
+      return await build(options, source, spec, input, { lock, wanted }, shop);
     } catch (error) {
       signal.throwIfAborted();
       if (error instanceof AppError) throw error;
@@ -80,7 +103,12 @@ export async function buildImage(options: BuildOptions): Promise<BuildResult> {
   });
 }
 
-async function build({ name, imagesDir, stateDir, force, onProgress }: BuildOptions, spec: ImageSpec, input: string, shop: Workshop): Promise<BuildResult> {
+/** The first of image.yaml's processors has the plain tags. */
+function tagSuffix(source: ImageSource, { arch }: ArchSpec): string | undefined {
+  return arch === source.spec.arch[0] ? undefined : arch;
+}
+
+async function build({ name, imagesDir, stateDir, force, trust = NO_TRUST, onProgress }: BuildOptions, source: ImageSource, spec: ArchSpec, input: string, { lock, wanted }: { readonly lock: LockOfImage; readonly wanted: LockedPackages | undefined }, shop: Workshop): Promise<BuildResult> {
   const phases: { phase: Phase; ms: number }[] = [];
   const phase = async <T>(phase: Phase, work: (at: (fraction: number, message?: string) => void) => Promise<T>): Promise<T> => {
     const started = performance.now();
@@ -94,96 +122,65 @@ async function build({ name, imagesDir, stateDir, force, onProgress }: BuildOpti
   const root = join(shop.dir, 'root');
   const [kernelFile, initrdFile, squashfsFile] = ['kernel', 'initrd', 'squashfs'].map((file) => join(shop.dir, file)) as [string, string, string];
 
-  await phase('packages', async (at) => {
-    const kept = isForeign(spec.arch) ? keptRoot(stateDir, spec) : undefined;
-    if (!force && (await kept?.restore(shop, root))) return;
-    await debian(spec, root, stateDir, shop, at);
-    const why = await kept?.keep(shop, root);
-    if (why !== undefined) at(0.99, `not kept for later builds: ${why}`);
+  const installed = await phase('packages', async (at) => {
+    const debs = join(stateDir, 'cache', 'apt');
+    const pins = wanted && 'debian' in spec.base ? await pinned(shop, wanted, { image: name, lock: lock.file, suite: spec.base.debian, arch: spec.arch, sources: aptSources(spec.base), debs }) : [];
+    let installed: LockedPackages | undefined;
+    const onInstalled = (): void => {
+      if (!('debian' in spec.base)) return;
+      installed = lockOf(readStatus(root), debs);
+      if (wanted) mustBeLocked(name, wanted, installed);
+    };
+    await unpackBase(source, spec, { root, stateDir, shop, at, mmdebstrap: pins, onInstalled, ...(force ? { force } : {}) });
+    return installed;
   });
   const { kernel, packages } = await phase('root', async () => {
     const kernel = findKernel(root);
     checkKernel(spec.arch, kernel);
     copyFileSync(kernel.image, kernelFile);
-    const common = join(imagesDir, 'common', 'root');
+    const common = join(commonDir(imagesDir), 'root');
     if (existsSync(common)) placeTree(common, root);
-    placeFiles(spec, root, join(imagesDir, name));
-    placeTree(await identity(shop, { name, arch: spec.arch, input, builder: BUILDER }), root);
+    placeGenerated(spec, root);
+    placeFiles(spec, root, source.dir);
     const script = join(shop.dir, 'finish.sh');
     writeFileSync(script, finishScript(spec));
     await must(shop, ['sh', script, root], 'the root could not be finished');
     return { kernel, packages: installedPackages(root) };
   });
-  await phase('initrd', () => initrd(spec, kernel, root, join(imagesDir, 'common', 'initrd'), initrdFile));
-  await phase('squashfs', (at) => squash(root, squashfsFile, shop, at));
+  await phase('initrd', () => initrd(spec, trust, kernel, root, join(commonDir(imagesDir), 'initrd'), initrdFile));
+  const locked = installed ? { lock: lockDigest(installed) } : {};
+  const contents = rootContents(root, spec.arch);
+  const verity = await phase('squashfs', async (at) => {
+    const [kernelBlob, initrdBlob] = await Promise.all([kernelFile, initrdFile].map(blobOf));
+    placeTree(await identity(shop, { name, arch: spec.arch, kernel: { version: kernel.version, ...kernelBlob }, initrds: [initrdBlob], packages, input, ...locked, builder: BUILDER }), root);
+    await makeSquashfs(root, squashfsFile, shop, at);
+    return addVerity(squashfsFile, shop);
+  });
   const manifest = await phase('store', async () => {
-    const blobs = createBlobStore(stateDir);
-    const stored = { kernel: await blobs.add(kernelFile), initrd: await blobs.add(initrdFile), squashfs: await blobs.add(squashfsFile) };
-    const content = {
-      arch: spec.arch,
-      kernel: { ...stored.kernel, version: kernel.version },
-      initrds: [stored.initrd],
-      squashfs: { ...stored.squashfs, chunkSize: CHUNK_SIZE, chunks: await chunkDigests(squashfsFile) },
-    };
-    const manifest: ImageManifest = { name, digest: imageDigest(content), ...content, packages, input, builder: BUILDER, builtAt: Date.now() };
-    const images = createImageStore(stateDir);
-    await images.put(manifest);
-    await images.tag(name, LATEST, manifest.digest);
+    const files = { kernel: kernelFile, initrd: initrdFile, squashfs: squashfsFile };
+    const distribution = 'debian' in spec.base ? { distribution: { name: 'debian', suite: spec.base.debian } } : {};
+    const manifest = await recordImage(stateDir, { name, arch: spec.arch, files, kernelVersion: kernel.version, verity, packages, input, builder: BUILDER, ...(spec.kernel.cmdline.length > 0 ? { cmdline: spec.kernel.cmdline } : {}), ...locked, contents: { ...contents, ...distribution, checksums: installed ?? {} } }, trust);
+    await createImageStore(stateDir).tagBuilt(name, manifest.digest, manifest.builtAt, tagSuffix(source, spec));
     return manifest;
   });
-  return { manifest, unchanged: false, phases };
+  return { manifest, unchanged: false, phases, ...(installed && !wanted ? lock.after(installed) : {}) };
 }
 
-/** mmdebstrap's lines that tell how far it is, with the share of its time that has passed by then (measured). */
-const MILESTONES: readonly (readonly [RegExp, number])[] = [
-  [/running apt-get update/, 0.02],
-  [/downloading packages/, 0.1],
-  [/extracting archives/, 0.25],
-  [/installing essential/, 0.35],
-  [/installing remaining/, 0.45],
-  [/cleaning package lists/, 0.98],
-];
-
-async function debian(spec: ImageSpec, root: string, stateDir: string, shop: Workshop, at: (fraction: number, message?: string) => void): Promise<void> {
-  const debs = join(stateDir, 'cache', 'apt');
-  mkdirSync(debs, { recursive: true });
-  const paths = { root, debs, sources: join(shop.dir, 'sources.list'), excludes: join(shop.dir, 'dpkg.cfg') };
-  writeFileSync(paths.sources, aptSources(spec));
-  writeFileSync(paths.excludes, dpkgExcludes(spec));
-  const code = await shop.asRoot(mmdebstrapArgs(spec, paths), (line) => {
-    const milestone = MILESTONES.find(([pattern]) => line.startsWith('I: ') && pattern.test(line));
-    if (milestone) at(milestone[1], line.slice(3).replace(/\.+$/, ''));
-  });
-  if (code !== 0) throw new AppError('IMAGE_BUILD_FAILED', `mmdebstrap: ${reasonIn(shop.said())}`, `the whole log is ${shop.log}`);
-  forgetOld(debs);
-}
-
-/** Packages that no build has used for a month will not be asked for again. */
-function forgetOld(debs: string): void {
-  const month = Date.now() - 30 * 86_400_000;
-  for (const name of readdirSync(debs)) if (statSync(join(debs, name)).mtimeMs < month) rmSync(join(debs, name), { force: true });
-}
-
-async function initrd(spec: ImageSpec, kernel: KernelFiles, root: string, stage: string, to: string): Promise<void> {
+async function initrd(spec: ArchSpec, trust: ImageTrust, kernel: KernelFiles, root: string, stage: string, to: string): Promise<void> {
   const { archive } = await initrdArchive({
-    busybox: findBusybox(root),
+    busybox: findBusybox(root, spec.arch),
     stage,
     modules: kernel.modules,
     kernelVersion: kernel.version,
     required: spec.kernel.modules,
     optional: spec.kernel.optionalModules,
+    root,
+    programs: INITRD_PROGRAMS,
+    requiredPrograms: trust.keys.length > 0 ? ['/usr/bin/minisign'] : [],
+    files: trustEntries(trust),
+    firmware: spec.kernel.firmware,
   });
   writeFileSync(to, await compressed(archive));
-}
-
-async function squash(root: string, to: string, shop: Workshop, at: (fraction: number) => void): Promise<void> {
-  const options = ['-noappend', '-progress', '-comp', 'zstd', '-Xcompression-level', String(SQUASHFS_LEVEL)];
-  // mksquashfs takes either the variable, which only cuts off later times, or the options, which set all of them.
-  const argv = ['env', '-u', 'SOURCE_DATE_EPOCH', 'mksquashfs', root, to, ...options, '-mkfs-time', String(EPOCH), '-all-time', String(EPOCH)];
-  await must(shop, argv, 'the squashfs could not be made', (line) => {
-    const percent = /(\d+)%$/.exec(line)?.[1];
-    if (percent) at(Number(percent) / 100);
-  });
 }
 
 /** What a running node can say of the image it runs. The image's own digest cannot be in it: it depends on this file. */
@@ -192,29 +189,4 @@ async function identity(shop: Workshop, value: object): Promise<string> {
   mkdirSync(join(tree, 'etc/rackseed'), { recursive: true });
   writeFileSync(join(tree, 'etc/rackseed/image.json'), `${JSON.stringify(value, null, 2)}\n`);
   return tree;
-}
-
-async function must(shop: Workshop, argv: readonly string[], what: string, onLine?: (line: string) => void): Promise<void> {
-  let last = '';
-  const code = await shop.asRoot(argv, (line) => {
-    if (line.trim() !== '') last = line.trim();
-    onLine?.(line);
-  });
-  if (code !== 0) throw new AppError('IMAGE_BUILD_FAILED', `${what}: ${last || `${argv[0]} ended with ${code}`}`, `the whole log is ${shop.log}`);
-}
-
-/** Runs the work with a signal that SIGINT and SIGTERM abort, unless the caller has one of their own. */
-async function interruptible<T>(given: AbortSignal | undefined, work: (signal: AbortSignal) => Promise<T>): Promise<T> {
-  const own = new AbortController();
-  const stop = (): void => own.abort(new AppError('IMAGE_BUILD_FAILED', 'the build was interrupted', 'nothing was changed; build it again when you like'));
-  given?.addEventListener('abort', stop, { once: true });
-  if (given?.aborted) stop();
-  const signals = given ? [] : (['SIGINT', 'SIGTERM'] as const);
-  for (const name of signals) process.on(name, stop);
-  try {
-    return await work(own.signal);
-  } finally {
-    given?.removeEventListener('abort', stop);
-    for (const name of signals) process.off(name, stop);
-  }
 }

@@ -5,9 +5,10 @@ import { release } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { AppError } from '../errors.ts';
-import type { ImageSpec } from './spec.ts';
+import type { BuiltArch } from './spec.ts';
 
-export type BuiltArch = ImageSpec['arch'];
+export type { BuiltArch } from './spec.ts';
+
 
 /** What the kernel is to start a program with, in binfmt_misc's own line (Documentation/admin-guide/binfmt-misc). */
 export interface Emulation {

@@ -1,5 +1,5 @@
 // Manifests: what was built, by name, tag and digest. `<stateDir>/images/<name>/<hex>.json`, and `tags/<tag>` with a digest in each.
-import { mkdir, open, readFile, readdir, rename } from 'node:fs/promises';
+import { mkdir, open, readFile, readdir, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { imageRef, type BlobRef, type ImageRef } from '../boot/profile.ts';
 import type { Arch } from '../boot/request.ts';
@@ -26,10 +26,18 @@ export interface ImageManifest extends ImageRef {
   };
   /** Seconds since 1970 of the build, and more than any earlier build of this name has; 0 in manifests of older builders. Not part of the digest. */
   readonly serial?: number;
+  /** What else stands in the store for it: squashfs and more of images that others made. Part of the digest of none. */
+  readonly payloads?: readonly (BlobRef & { readonly name: string })[];
+  /** Ids of the keys whose signature its initrd takes; absent: it goes by the digest in its config. */
+  readonly trusts?: readonly string[];
+  /** Its packages as SPDX JSON. */
+  readonly sbom?: BlobRef;
   /** `name version`, by name. */
   readonly packages: readonly string[];
   /** Digest of all that went in; a build with the same one has nothing to do. */
   readonly input: Digest;
+  /** Digest of its packages, with the sha256 of each (image.lock); absent where they are not Debian's. */
+  readonly lock?: Digest;
   readonly builder: string;
   /** Milliseconds since 1970. Not part of the digest. */
   readonly builtAt: number;
@@ -39,6 +47,26 @@ export interface ImageManifest extends ImageRef {
 export function imageDigest(content: { readonly arch: Arch; readonly kernel: BlobRef; readonly initrds: readonly BlobRef[]; readonly squashfs: BlobRef }): Digest {
   const blob = ({ digest, size }: BlobRef) => ({ digest, size });
   return digestOfValue({ arch: content.arch, kernel: blob(content.kernel), initrds: content.initrds.map(blob), squashfs: blob(content.squashfs) });
+}
+
+/** A file of an image, and what it is called in a directory of its own. */
+export interface ImageFile extends BlobRef {
+  readonly kind: 'kernel' | 'initrd' | 'squashfs' | 'payload' | 'uki' | 'sbom' | 'signed manifest' | 'signature';
+  readonly file: string;
+}
+
+/** Every blob that the manifest names, in a fixed order: what is verified, exported, and kept by `image gc`. */
+export function imageFiles({ kernel, initrds, squashfs, payloads = [], uki, sbom, signed }: ImageManifest): readonly ImageFile[] {
+  const one = (kind: ImageFile['kind'], file: string, { digest, size }: BlobRef): ImageFile => ({ kind, file, digest, size });
+  return [
+    one('kernel', 'vmlinuz', kernel),
+    ...initrds.map((initrd, index) => one('initrd', index === 0 ? 'initrd' : `initrd-${index + 1}`, initrd)),
+    one('squashfs', 'root.squashfs', squashfs),
+    ...payloads.map((payload) => one('payload', `payload-${payload.name}`, payload)),
+    ...(uki ? [one('uki', 'uki.efi', uki)] : []),
+    ...(sbom ? [one('sbom', 'sbom.spdx.json', sbom)] : []),
+    ...(signed ? [one('signed manifest', 'manifest', signed.manifest), one('signature', 'manifest.minisig', signed.signature)] : []),
+  ];
 }
 
 export interface ImageRefQuery {
@@ -60,9 +88,24 @@ export interface ImageStore {
   put(manifest: ImageManifest): Promise<void>;
   /** Points a tag at a build that is there; IMAGE_UNKNOWN otherwise. */
   tag(name: string, tag: string, digest: Digest): Promise<void>;
+  /** The two tags of a new build: `latest` and its day in UTC (`2026-11-21`); with a suffix `latest-arm64` and `2026-11-21-arm64`. */
+  tagBuilt(name: string, digest: Digest, at: number, suffix?: string): Promise<void>;
+  /** False when there was no such tag. The build stays. */
+  untag(name: string, tag: string): Promise<boolean>;
+  /** Forgets a build, with the tags that name it; its blobs stay. False when it was not there. */
+  remove(name: string, digest: Digest): Promise<boolean>;
 }
 
 export const LATEST = 'latest';
+
+/** Tags that builds set by themselves; all others were given by hand. */
+export function isLatestTag(tag: string): boolean {
+  return /^latest(-[a-z0-9]+)?$/.test(tag);
+}
+
+export function isDatedTag(tag: string): boolean {
+  return /^\d{4}-\d\d-\d\d(-[a-z0-9]+)?$/.test(tag);
+}
 
 export function createImageStore(stateDir: string): ImageStore {
   const root = join(stateDir, 'images');
@@ -71,7 +114,11 @@ export function createImageStore(stateDir: string): ImageStore {
   async function read(name: string, digest: Digest): Promise<ImageManifest | undefined> {
     if (!isImageName(name) || !isDigest(digest)) return undefined;
     const text = await unlessMissing(readFile(manifestPath(name, digest), 'utf8'));
-    return text === undefined ? undefined : (JSON.parse(text) as ImageManifest);
+    try {
+      return text === undefined ? undefined : (JSON.parse(text) as ImageManifest);
+    } catch (error) {
+      throw new AppError('STORE_UNUSABLE', `${manifestPath(name, digest)} is no manifest`, `remove the file, then build image ${name} again`, error);
+    }
   }
 
   async function readTag(name: string, tag: string): Promise<Digest | undefined> {
@@ -121,6 +168,21 @@ export function createImageStore(stateDir: string): ImageStore {
       if (!(await read(name, digest))) throw new AppError('IMAGE_UNKNOWN', `image ${name} has no build ${digest}`, `rackseed image list`);
       await mkdir(join(root, name, 'tags'), { recursive: true });
       await replaceFile(join(root, name, 'tags', tag), `${digest}\n`);
+    },
+    async tagBuilt(name, digest, at, suffix) {
+      const end = suffix === undefined ? '' : `-${suffix}`;
+      await store.tag(name, `${new Date(at).toISOString().slice(0, 10)}${end}`, digest);
+      await store.tag(name, `${LATEST}${end}`, digest);
+    },
+    async untag(name, tag) {
+      if (!isImageName(name) || !isImageName(tag)) return false;
+      return (await unlessMissing(rm(join(root, name, 'tags', tag)).then(() => true))) ?? false;
+    },
+    async remove(name, digest) {
+      if (!(await read(name, digest))) return false;
+      // The tags first: a name that leads nowhere is worse than a build without one.
+      for (const [tag, named] of Object.entries(await store.tags(name))) if (named === digest) await store.untag(name, tag);
+      return (await unlessMissing(rm(manifestPath(name, digest)).then(() => true))) ?? false;
     },
   };
   return store;

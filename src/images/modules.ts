@@ -12,6 +12,9 @@ export interface ModuleFile {
   readonly needs: readonly string[];
 }
 
+/** Every initrd has these, as far as the kernel has them: what checks the squashfs block by block, and a faster sha256 for it where the processor has one. */
+export const INTEGRITY_MODULES = ['dm_mod', 'dm_verity', 'sha256_ssse3', 'sha2_ce'];
+
 export interface ModuleIndex {
   readonly files: ReadonlyMap<string, ModuleFile>;
   readonly builtin: ReadonlySet<string>;

@@ -1,73 +1,13 @@
-// The image's root: Debian packages, then the spec's users, files and services, then everything out that belongs to one machine or one build.
+// The image's root as the builder sees it: what it puts in, and what it takes out of it. Nothing follows a link out of the root.
 import { chmodSync, copyFileSync, lstatSync, mkdirSync, readFileSync, readdirSync, readlinkSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { runsOn } from '../boot/loader.ts';
 import { AppError } from '../errors.ts';
-import type { ImageSpec } from './spec.ts';
-
-/**
- * Packages that every image gets. busybox-static is what the initrd is made of. A kernel package wants some maker of initrds:
- * tiny-initramfs is the lightest (its initrd has 15 KB and is thrown away), initramfs-tools costs 9 s and 18 MB for nothing.
- */
-const ALWAYS = ['systemd', 'systemd-sysv', 'udev', 'kmod', 'login', 'passwd', 'busybox-static', 'tiny-initramfs'];
-
-export interface DebianPaths {
-  /** The directory that becomes the root. */
-  readonly root: string;
-  /** Has what aptSources and dpkgExcludes say. */
-  readonly sources: string;
-  readonly excludes: string;
-  /** The packages of earlier builds, from which nothing is fetched again; this build's are added. */
-  readonly debs: string;
-}
-
-/** The command line of mmdebstrap. */
-export function mmdebstrapArgs(spec: ImageSpec, paths: DebianPaths): string[] {
-  const { root, sources, debs } = paths;
-  const include = [...new Set([...ALWAYS, spec.kernel.package, ...spec.packages])].join(',');
-  return [
-    'mmdebstrap',
-    '--mode=root',
-    '--variant=minbase',
-    '--format=directory',
-    `--architectures=${spec.arch}`,
-    // It looks for emulation that the whole machine has; ours is the build's own (emulation.ts), and needTools has looked for it.
-    '--skip=check/qemu',
-    `--include=${include}`,
-    '--aptopt=Apt::Install-Recommends "false"',
-    '--aptopt=Acquire::Retries "3"',
-    // The whole root is thrown away when the build is interrupted: no file needs to be safe on disk before its turn.
-    '--dpkgopt=force-unsafe-io',
-    // apt takes a package from its archives only when the size is right; dpkg then checks the archive itself.
-    '--skip=download/empty',
-    '--skip=essential/unlink',
-    // Not as --dpkgopt: mmdebstrap would then run each archive through a slow filter (12 s of CPU). What the first packages brought in
-    // before this hook, the finishing script removes.
-    `--extract-hook=cp ${quote(paths.excludes)} "$1/etc/dpkg/dpkg.cfg.d/rackseed"`,
-    `--setup-hook=mkdir -p "$1/var/cache/apt/archives" && find ${quote(debs)} -name '*.deb' -exec cp -l -t "$1/var/cache/apt/archives" {} +`,
-    `--customize-hook=find "$1/var/cache/apt/archives" -maxdepth 1 -name '*.deb' -exec touch {} + -exec cp -lf -t ${quote(debs)} {} +`,
-    spec.base.debian,
-    root,
-    sources,
-  ];
-}
-
-/** The suite with its updates and its security updates. */
-export function aptSources(spec: ImageSpec): string {
-  const { debian, mirror } = spec.base;
-  const base = mirror.replace(/\/+$/, '');
-  return [`deb ${base}/debian ${debian} main`, `deb ${base}/debian ${debian}-updates main`, `deb ${base}/debian-security ${debian}-security main`, ''].join('\n');
-}
-
-const COPYRIGHTS = '/usr/share/doc/*/copyright';
-
-/** dpkg.cfg: the last line that matches a path decides. */
-export function dpkgExcludes(spec: ImageSpec): string {
-  return [...spec.exclude.map((path) => `path-exclude=${path}`), `path-include=${COPYRIGHTS}`, ''].join('\n');
-}
+import { isForeign } from './emulation.ts';
+import type { ArchSpec } from './spec.ts';
 
 /** Puts the spec's files into the root. Their owners are set by the finishing script, when the users exist. */
-export function placeFiles(spec: ImageSpec, root: string, imageDir: string): void {
+export function placeFiles(spec: Pick<ArchSpec, 'files'>, root: string, imageDir: string): void {
   for (const file of spec.files) {
     const path = target(root, file.path);
     if (file.symlink !== undefined) {
@@ -98,12 +38,26 @@ export function placeTree(tree: string, root: string, under = ''): void {
   }
 }
 
+/** One file that the builder makes. */
+export function placeText(root: string, path: string, contents: string | Uint8Array, mode = 0o644): void {
+  const at = target(root, path);
+  writeFileSync(at, contents);
+  chmodSync(at, mode);
+}
+
+/** One link that the builder makes. */
+export function placeLink(root: string, path: string, to: string): void {
+  symlinkSync(to, target(root, path));
+}
+
 /**
  * The path below the root, its parents made and nothing in its place. A link on the way could lead out of the root, onto the machine
  * that builds: it is refused, but for /bin, /lib and /sbin, which every Debian has as links into /usr.
  */
 function target(root: string, path: string): string {
-  const parts = path.replace(/^\/(bin|sbin|lib|lib64)\//, '/usr/$1/').split('/').filter(Boolean);
+  const parts = path.split('/').filter(Boolean);
+  const [top = ''] = parts;
+  if (['bin', 'sbin', 'lib', 'lib64'].includes(top) && lstatSync(join(root, top), { throwIfNoEntry: false })?.isSymbolicLink()) parts.unshift('usr');
   let at = root;
   for (const part of parts.slice(0, -1)) {
     at = join(at, part);
@@ -120,41 +74,6 @@ function target(root: string, path: string): string {
   return leaf;
 }
 
-/** What runs as root once the files are in: a POSIX shell script whose first argument is the root. */
-export function finishScript(spec: ImageSpec): string {
-  const lines = ['set -eu', 'root=$1', '[ -d "$root/usr" ]', 'in_root() { chroot "$root" "$@" </dev/null; }'];
-  for (const user of spec.users) {
-    const gid = user.gid ?? user.uid;
-    // --system: no aging, no range of subordinate ids, no complaint about an id below 1000.
-    lines.push(`in_root groupadd --system --gid ${gid} ${quote(user.name)}`);
-    lines.push(`in_root useradd --system --no-create-home --uid ${user.uid} --gid ${gid} --home-dir ${quote(user.home ?? '/nonexistent')} --shell ${quote(user.shell ?? '/usr/sbin/nologin')} ${quote(user.name)}`);
-  }
-  for (const file of spec.files) if (file.owner !== 'root:root') lines.push(`in_root chown -h ${quote(file.owner)} ${quote(file.path)}`);
-  const { enable, disable, mask } = spec.services;
-  for (const [verb, units] of [['disable', disable], ['mask', mask], ['enable', enable]] as const) {
-    if (units.length > 0) lines.push(`in_root systemctl --quiet ${verb} ${units.map(quote).join(' ')}`);
-  }
-  lines.push('cd "$root"');
-  if (spec.exclude.length > 0) {
-    // find's -path and dpkg's path-exclude read patterns alike: * matches slashes too.
-    const matching = spec.exclude.map((path) => `-path ${quote(`.${path}`)}`).join(' -o ');
-    lines.push(`find . -xdev -depth \\( ${matching} \\) ! -path ${quote(`.${COPYRIGHTS}`)} \\( ! -type d -o -empty \\) -delete`);
-  }
-  return [...lines, CLEAN, ''].join('\n');
-}
-
-/** docs: TRAPS 5. A machine's identity and a build's traces go; the mount points and /boot/config-* (k0s looks at it) stay. */
-const CLEAN = `find dev proc run sys tmp var/tmp -xdev -mindepth 1 -delete
-find var/log var/cache var/lib/apt/lists -xdev ! -type d -delete
-rm -f etc/dpkg/dpkg.cfg.d/99mmdebstrap etc/apt/apt.conf.d/99mmdebstrap etc/hostname etc/resolv.conf etc/.pwd.lock
-rm -f etc/passwd- etc/group- etc/shadow- etc/gshadow- etc/subuid- etc/subgid- etc/ssh/ssh_host_*
-rm -f var/lib/systemd/random-seed var/lib/systemd/credential.secret var/lib/dbus/machine-id var/lib/dpkg/*-old var/lib/dpkg/lock*
-rm -f vmlinuz vmlinuz.old initrd.img initrd.img.old boot/vmlinuz-* boot/initrd.img-* boot/System.map-*
-: > etc/machine-id
-chmod 0444 etc/machine-id
-chmod 1777 tmp var/tmp
-mkdir -p dev proc run sys`;
-
 export interface KernelFiles {
   readonly version: string;
   /** The kernel image and `/lib/modules/<version>`, in the root. */
@@ -162,52 +81,93 @@ export interface KernelFiles {
   readonly modules: string;
 }
 
-/** The one kernel of the root. IMAGE_BUILD_FAILED when there is none or more than one. */
+/** The one kernel of the root. IMAGE_BUILD_FAILED when there is none or more than one, or when it has no modules. */
 export function findKernel(root: string): KernelFiles {
-  const images = readdirSync(join(root, 'boot')).filter((name) => name.startsWith('vmlinuz-'));
-  const [image] = images;
-  if (image === undefined || images.length > 1) {
-    throw new AppError('IMAGE_BUILD_FAILED', `/boot has ${images.length} kernels, there must be one`, 'kernel.package in image.yaml must be a linux-image package, and packages must not name another');
+  const boot = inRoot(root, '/boot');
+  const images = boot === undefined ? [] : readdirSync(boot).filter((name) => name.startsWith('vmlinuz-'));
+  const [name] = images;
+  const image = name === undefined ? undefined : inRoot(root, `/boot/${name}`);
+  if (name === undefined || image === undefined || images.length > 1) {
+    throw new AppError('IMAGE_BUILD_FAILED', `/boot has ${images.length} kernels, there must be one`, 'kernel.package in image.yaml must be a linux-image package, and packages must not name another; a base of its own must have /boot/vmlinuz-*');
   }
-  const version = image.slice('vmlinuz-'.length);
-  return { version, image: join(root, 'boot', image), modules: join(root, 'usr/lib/modules', version) };
+  const lib = inRoot(root, '/lib/modules') ?? inRoot(root, '/usr/lib/modules');
+  const versions = lib === undefined ? [] : readdirSync(lib);
+  const suffix = name.slice('vmlinuz-'.length);
+  // Alpine's kernels are called after their flavor: vmlinuz-virt.
+  const version = versions.includes(suffix) ? suffix : versions.length === 1 ? versions[0] : undefined;
+  if (lib === undefined || version === undefined) {
+    throw new AppError('IMAGE_BUILD_FAILED', `the kernel /boot/${name} has no modules: /lib/modules has ${versions.join(', ') || 'nothing'}`, 'the initrd stage needs at least loop, squashfs and overlay');
+  }
+  return { version, image, modules: join(lib, version) };
+}
+
+/** Where `path` is on the machine that builds, every link on the way followed inside of the root; undefined when it is not there. */
+export function inRoot(root: string, path: string): string | undefined {
+  const above = [root];
+  const left = path.split('/');
+  for (let links = 0; left.length > 0; ) {
+    const part = left.shift()!;
+    if (part === '' || part === '.') continue;
+    if (part === '..') {
+      if (above.length > 1) above.pop();
+      continue;
+    }
+    const at = join(above.at(-1)!, part);
+    const found = lstatSync(at, { throwIfNoEntry: false });
+    if (!found) return undefined;
+    if (!found.isSymbolicLink()) {
+      above.push(at);
+      continue;
+    }
+    if (++links > 40) return undefined;
+    const to = readlinkSync(at);
+    if (to.startsWith('/')) above.splice(1);
+    left.unshift(...to.split('/'));
+  }
+  return above.at(-1);
 }
 
 /**
  * arm64 has no boot protocol but UEFI's: its kernel must be the EFI program that iPXE and the stub start, not a bare image or one packed by gzip, as other
  * distributions have it. IMAGE_BUILD_FAILED otherwise. A BIOS starts amd64's, which says nothing of itself there.
  */
-export function checkKernel(arch: ImageSpec['arch'], { image, version }: KernelFiles): void {
+export function checkKernel(arch: ArchSpec['arch'], { image, version }: KernelFiles): void {
   if (arch !== 'arm64') return;
   const found = runsOn(image, readFileSync(image));
   if (found !== 'efi-arm64') throw new AppError('IMAGE_BUILD_FAILED', `the kernel ${version} is ${found === 'unknown' ? 'no EFI program' : `for ${found}`}, so no arm64 machine can start it`, "take another kernel.package in image.yaml: Debian's own are");
 }
 
-/** `name version` of every installed package, by name. */
+/** `name version` of every installed package, by name; nothing where neither dpkg nor apk keeps a list. */
 export function installedPackages(root: string): string[] {
-  return readFileSync(join(root, 'var/lib/dpkg/status'), 'utf8')
-    .split('\n\n')
-    .filter((entry) => /^Status: install ok installed$/m.test(entry))
-    .map((entry) => `${/^Package: (.*)$/m.exec(entry)?.[1]} ${/^Version: (.*)$/m.exec(entry)?.[1]}`)
-    .sort();
+  const dpkg = inRoot(root, '/var/lib/dpkg/status');
+  const apk = inRoot(root, '/lib/apk/db/installed') ?? inRoot(root, '/usr/lib/apk/db/installed');
+  const entries = (file: string): string[] => readFileSync(file, 'utf8').split('\n\n');
+  if (dpkg !== undefined) {
+    const installed = entries(dpkg).filter((entry) => /^Status: install ok installed$/m.test(entry));
+    return installed.map((entry) => `${/^Package: (.*)$/m.exec(entry)?.[1]} ${/^Version: (.*)$/m.exec(entry)?.[1]}`).sort();
+  }
+  return (apk === undefined ? [] : entries(apk)).flatMap((entry) => (/^P:/m.test(entry) ? [`${/^P:(.*)$/m.exec(entry)?.[1]} ${/^V:(.*)$/m.exec(entry)?.[1]}`] : [])).sort();
 }
 
-/** The static busybox of the root. */
-export function findBusybox(root: string): string {
-  const path = join(root, 'usr/bin/busybox');
-  if (!statSync(path, { throwIfNoEntry: false })?.isFile()) throw new AppError('IMAGE_BUILD_FAILED', 'the image has no /usr/bin/busybox', 'busybox-static is part of every image: does `exclude` in image.yaml take it away?');
-  return path;
+/** A static busybox for the initrd: the root's; or this machine's, where both have the same processor. IMAGE_BUILD_FAILED when neither is one. */
+export function findBusybox(root: string, arch?: ArchSpec['arch'], own = '/bin/busybox'): string {
+  const places = ['/usr/bin/busybox', '/bin/busybox', '/bin/busybox.static', '/usr/bin/busybox.static', '/bin/busybox-static'].flatMap((path) => inRoot(root, path) ?? []);
+  const found = places.find(isStatic) ?? (arch !== undefined && !isForeign(arch) && isStatic(own) ? own : undefined);
+  if (found !== undefined) return found;
+  const there = places.length > 0 ? `its ${places[0]!.slice(root.length)} needs shared libraries` : 'it has none';
+  throw new AppError('IMAGE_BUILD_FAILED', `the image has no static busybox, which the initrd is made of: ${there}`, 'Debian has it in busybox-static (does `exclude` in image.yaml take it away?), Alpine too; or install it here, and that one is taken');
 }
 
-/** `rootfs.ts`'s paths are checked by the schema; quoting is for the day that someone loosens it. */
-function quote(text: string): string {
+/** An ELF program that no dynamic linker has to start: without PT_INTERP. */
+function isStatic(path: string): boolean {
+  if (!statSync(path, { throwIfNoEntry: false })?.isFile()) return false;
+  const bytes = readFileSync(path);
+  if (bytes.length < 64 || bytes.readUInt32BE(0) !== 0x7f454c46 || bytes[4] !== 2 || bytes[5] !== 1) return false;
+  const [at, size, count] = [Number(bytes.readBigUInt64LE(32)), bytes.readUInt16LE(54), bytes.readUInt16LE(56)];
+  return Array.from({ length: count }, (_, index) => at + index * size).every((header) => header + 4 <= bytes.length && bytes.readUInt32LE(header) !== 3);
+}
+
+/** Every path comes from a schema that knows no quote; this is for the day that someone loosens it. */
+export function quote(text: string): string {
   return `'${text.replaceAll("'", `'\\''`)}'`;
-}
-
-/** The line of a failed mmdebstrap's log that says what went wrong: apt's or dpkg's own, not the ones that only pass it on. */
-export function reasonIn(log: string): string {
-  const lines = log.split('\n').map((line) => line.trim());
-  const errors = lines.filter((line) => /^(E|Err|dpkg): ?/.test(line) && !/(failed to execute|failed with exit|failed: |setup failed|Some index files failed|Sub-process)/.test(line));
-  const reason = errors[0] ?? lines.filter((line) => /^(E:|error|unshare:)/i.test(line)).at(-1) ?? lines.filter((line) => line !== '' && !line.startsWith('#')).at(-1);
-  return (reason ?? 'it said nothing').replace(/^(E|Err): ?/, '').slice(0, 300);
 }

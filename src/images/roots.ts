@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { digestOfValue, hexOf } from '../digest.ts';
 import { lineOf } from '../errors.ts';
 import { BUILDER } from './inputs.ts';
-import type { ImageSpec } from './spec.ts';
+import type { ArchSpec } from './spec.ts';
 import type { Workshop } from './workshop.ts';
 
 /** A root that is older is made anew, with what Debian has published since. */
@@ -20,7 +20,7 @@ export interface KeptRoot {
 }
 
 /** The root of this spec's packages below `<stateDir>/cache/roots`, one archive of some 300 MB each. */
-export function keptRoot(stateDir: string, { base, arch, kernel, packages, exclude }: ImageSpec): KeptRoot {
+export function keptRoot(stateDir: string, { base, arch, kernel, packages, exclude }: ArchSpec): KeptRoot {
   const dir = join(stateDir, 'cache', 'roots');
   const file = join(dir, `${hexOf(digestOfValue({ builder: BUILDER, base, arch, kernel: kernel.package, packages, exclude }))}.tar`);
   const fresh = (path: string): boolean => existsSync(path) && statSync(path).mtimeMs > Date.now() - OLDEST_MS;

@@ -1,10 +1,9 @@
 // An image's files against the digests in its manifest, and the chunk digests that let a part of a file be checked alone.
 import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
-import type { BlobRef } from '../boot/profile.ts';
 import { sha256Hex } from '../digest.ts';
 import type { BlobStore } from '../store/blobs.ts';
-import type { ImageManifest } from './manifest.ts';
+import { imageFiles, type ImageManifest } from './manifest.ts';
 
 /** 4 MiB: small enough to be fetched again, large enough that a squashfs has only some dozens. */
 export const CHUNK_SIZE = 4 * 1024 * 1024;
@@ -24,7 +23,8 @@ export async function chunkDigests(path: string): Promise<string[]> {
 /** One line for each file of the image that is missing or damaged; nothing when all is well. Reads every byte. */
 export async function verifyImage(manifest: ImageManifest, blobs: BlobStore): Promise<string[]> {
   const faults: string[] = [];
-  for (const [what, blob] of [...imageFiles(manifest), ...(manifest.uki ? [['UKI', manifest.uki] as const] : [])]) {
+  for (const { kind, ...blob } of imageFiles(manifest)) {
+    const what = kind === 'uki' ? 'UKI' : kind;
     const path = blobs.path(blob.digest);
     const found = await blobs.stat(blob.digest);
     if (!found) faults.push(`${what}: ${path}: no such file`);
@@ -34,19 +34,16 @@ export async function verifyImage(manifest: ImageManifest, blobs: BlobStore): Pr
   return faults;
 }
 
-/** Whether all files are there with their sizes: what a build that has nothing to do looks at. The UKI is none of them, because no build makes one. */
+/** Whether all files are there with their sizes: what a build that has nothing to do looks at. The UKI and the signature are none of them, because no build need make them. */
 export async function hasFiles(manifest: ImageManifest, blobs: BlobStore): Promise<boolean> {
-  const found = await Promise.all(imageFiles(manifest).map(async ([, blob]) => (await blobs.stat(blob.digest))?.size === blob.size));
+  const built = imageFiles(manifest).filter(({ kind }) => !['uki', 'signed manifest', 'signature'].includes(kind));
+  const found = await Promise.all(built.map(async (blob) => (await blobs.stat(blob.digest))?.size === blob.size));
   return found.every(Boolean);
 }
 
 /** Whether the UKI that is recorded is there with its size; true where none is. */
 export async function hasUki({ uki }: ImageManifest, blobs: BlobStore): Promise<boolean> {
   return uki === undefined || (await blobs.stat(uki.digest))?.size === uki.size;
-}
-
-function imageFiles(manifest: ImageManifest): [string, BlobRef][] {
-  return [['kernel', manifest.kernel], ...manifest.initrds.map((initrd): [string, BlobRef] => ['initrd', initrd]), ['squashfs', manifest.squashfs]];
 }
 
 async function digestOfFile(path: string): Promise<string> {

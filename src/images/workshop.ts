@@ -1,14 +1,14 @@
 // Where an image is built: a temporary directory, and programs that run as root in namespaces of their own, so that nothing outlives a build.
 import { spawn, spawnSync } from 'node:child_process';
 import { accessSync, constants, createWriteStream, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
-import { delimiter, join } from 'node:path';
+import { basename, delimiter, join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { userInfo } from 'node:os';
 import { AppError } from '../errors.ts';
 import { emulated, emulationFor, mapOwnIds, needPrivateRegistration, type BuiltArch, type Emulation } from './emulation.ts';
 
 /** Program -> the Debian package that has it. */
-const TOOLS = { mmdebstrap: 'mmdebstrap', mksquashfs: 'squashfs-tools', unshare: 'util-linux', xz: 'xz-utils', zstd: 'zstd' } as const;
+const TOOLS = { mmdebstrap: 'mmdebstrap', mksquashfs: 'squashfs-tools', unshare: 'util-linux', veritysetup: 'cryptsetup-bin', xz: 'xz-utils', zstd: 'zstd' } as const;
 
 export interface Workshop {
   /** Empty at first; gone when the workshop is closed. */
@@ -24,15 +24,15 @@ export interface Workshop {
 }
 
 /**
- * What runs programs of `arch`, where this machine does not. PACKAGES_MISSING with the apt line, or IMAGE_BUILD_FAILED when an ordinary user has no
+ * What runs programs of `arch`, where this machine does not; nothing without `arch`, for work that runs none. PACKAGES_MISSING with the apt line, or IMAGE_BUILD_FAILED when an ordinary user has no
  * range of subordinate ids, or when this machine cannot run them.
  */
-export function needTools(arch: BuiltArch, emulator?: string): Emulation | undefined {
+export function needTools(arch: BuiltArch | undefined, emulator?: string): Emulation | undefined {
   const rootless = process.getuid?.() !== 0;
   const wanted: readonly (readonly [string, string])[] = [...Object.entries(TOOLS), ...(rootless ? [['newuidmap', 'uidmap'] as const] : [])];
   const missing = wanted.filter(([program]) => !onPath(program)).map(([, name]) => name);
   if (missing.length > 0) throw new AppError('PACKAGES_MISSING', `to build images, ${missing.join(' and ')} must be installed`, `${rootless ? 'sudo ' : ''}apt-get install --no-install-recommends ${missing.join(' ')}`);
-  const emulation = emulationFor(arch, PATHS, emulator);
+  const emulation = arch && emulationFor(arch, PATHS, emulator);
   if (emulation) needPrivateRegistration();
   if (!rootless) return emulation;
   const { username, uid } = userInfo();
@@ -52,8 +52,14 @@ export function openWorkshop(stateDir: string, name: string, emulation: Emulatio
     const pid = /^image-.*\.(\d+)\.[^.]+$/.exec(left)?.[1];
     if (pid !== undefined && !isRunning(Number(pid))) remove(join(tmp, left));
   }
+  for (const left of readdirSync(logs)) {
+    const pid = /^image-.*\.(\d+)\.[^.]+\.log$/.exec(left)?.[1];
+    if (pid !== undefined && !isRunning(Number(pid))) rmSync(join(logs, left), { force: true });
+  }
+  // The log of a build that is at work belongs to it: a second one of the same image beside it writes its own.
+  const beside = readdirSync(tmp).some((other) => other.startsWith(`image-${name}.`));
   const dir = mkdtempSync(join(tmp, `image-${name}.${process.pid}.`));
-  const log = join(logs, `image-${name}.log`);
+  const log = join(logs, beside ? `${basename(dir)}.log` : `image-${name}.log`);
   // A disk without room for the log has none for the image: the program at work says so itself.
   const output = createWriteStream(log).on('error', () => undefined);
   let said: string[] = [];
@@ -111,6 +117,16 @@ export function openWorkshop(stateDir: string, name: string, emulation: Emulatio
       }
     },
   };
+}
+
+/** Runs a program that must succeed; IMAGE_BUILD_FAILED with `what` and its last line otherwise. */
+export async function must(shop: Workshop, argv: readonly string[], what: string, onLine?: (line: string) => void): Promise<void> {
+  let last = '';
+  const code = await shop.asRoot(argv, (line) => {
+    if (line.trim() !== '') last = line.trim();
+    onLine?.(line);
+  });
+  if (code !== 0) throw new AppError('IMAGE_BUILD_FAILED', `${what}: ${last || `${argv[0]} ended with ${code}`}`, `the whole log is ${shop.log}`);
 }
 
 /** 2025-01-01: one fixed time for every file of every image, so that equal content gives equal bytes. */

@@ -10,12 +10,12 @@ const SERVE = ['ca-certificates', 'git', 'ipxe'];
 /** The lab: namespaces, a VM, the router advertisement, and the image builder. */
 const LAB = [
   ...SERVE,
-  'dnsmasq-base', 'iproute2', 'ipxe-qemu', 'mmdebstrap', 'ovmf', 'qemu-system-x86', 'squashfs-tools', 'uidmap', 'util-linux', 'xz-utils', 'zstd',
+  'cryptsetup-bin', 'dnsmasq-base', 'iproute2', 'ipxe-qemu', 'mmdebstrap', 'ovmf', 'qemu-system-x86', 'squashfs-tools', 'uidmap', 'util-linux', 'xz-utils', 'zstd',
 ];
 /** Real peers for the integration tests. Debian starts Kea and ISC dhcpd when it installs them: Kea's configuration lists no card, dhcpd has none and stops by itself. The two busyboxes exclude each other: either will do. */
 const TEST = [
-  ...LAB, 'atftp', 'busybox-static|busybox', 'cpio', 'curl', 'dhcpcd-base', 'efitools', 'gcc', 'isc-dhcp-client', 'isc-dhcp-relay', 'isc-dhcp-server', 'kea-dhcp4-server', 'libc6-dev', 'mount',
-  'nftables', 'openssl', 'python3', 'sbsigntool', 'strace', 'systemd', 'systemd-boot-efi', 'tcpdump', 'tftp-hpa', 'udhcpc',
+  ...LAB, 'atftp', 'busybox-static|busybox', 'cpio', 'curl', 'dhcpcd-base', 'efitools', 'gcc', 'isc-dhcp-client', 'isc-dhcp-relay', 'isc-dhcp-server', 'kea-dhcp4-server', 'libc6-dev', 'minisign', 'mount',
+  'nftables', 'openssh-client', 'openssl', 'python3', 'sbsigntool', 'strace', 'systemd', 'systemd-boot-efi', 'tcpdump', 'tftp-hpa', 'udhcpc',
 ];
 /** Peers to measure against, a compiler for the generator. kea-dhcp4-server starts a service, which listens nowhere until somebody configures it. */
 const BENCH = [...SERVE, 'curl', 'dnsmasq-base', 'gcc', 'iproute2', 'kea-admin', 'kea-dhcp4-server', 'libc6-dev', 'nftables', 'util-linux'];
@@ -23,8 +23,10 @@ const BENCH = [...SERVE, 'curl', 'dnsmasq-base', 'gcc', 'iproute2', 'kea-admin',
 const NGINX = { name: 'nginx', program: 'nginx' };
 const UNPACKED = { test: [NGINX], bench: [NGINX, { name: 'tftpd-hpa', program: 'in.tftpd' }, { name: 'atftpd', program: 'atftpd' }] };
 
-export function packagesFor(command, withBuildTools) {
-  const wanted = command === 'serve' ? SERVE : command === 'lab' ? LAB : command === 'bench' ? BENCH : TEST;
+/** `subject` is that of a benchmark: two of them build the image and boot it. */
+export function packagesFor(command, withBuildTools, subject) {
+  const lab = subject === 'boot' || subject === 'image';
+  const wanted = command === 'serve' ? SERVE : command === 'lab' ? LAB : command === 'bench' ? [...BENCH, ...(lab ? LAB : [])] : TEST;
   return [...new Set([...wanted, ...(withBuildTools ? BUILD : [])])].sort();
 }
 

@@ -15,6 +15,16 @@ export interface OpenBlob {
   readonly size: number;
 }
 
+/** Verified, written and synced, and under no name yet. */
+export interface ReceivedBlob extends BlobRef {
+  /** Where its bytes are until then. */
+  readonly path: string;
+  /** Durable when the promise resolves. */
+  publish(): Promise<void>;
+  /** Forgets it; nothing happens when it is published already. */
+  discard(): Promise<void>;
+}
+
 export interface BlobStore {
   /**
    * Adds the bytes of a local file (by its path) or of a stream, durable when the promise resolves; other than expected is
@@ -22,6 +32,8 @@ export interface BlobStore {
    * copied, never linked: its owner could change a link's content afterwards.
    */
   add(source: string | Readable, expected?: { readonly digest?: Digest; readonly size?: number }, onProgress?: (bytes: number) => void): Promise<BlobRef>;
+  /** The same, but nobody sees it before it is published: for what comes whole or not at all. */
+  receive(source: string | Readable, expected?: { readonly digest?: Digest; readonly size?: number }, onProgress?: (bytes: number) => void): Promise<ReceivedBlob>;
   stat(digest: Digest): Promise<BlobRef | undefined>;
   open(digest: Digest): Promise<OpenBlob | undefined>;
   /** Where the blob's file is, or would be. Throws for what is no digest: a path is never made of foreign text. */
@@ -48,32 +60,49 @@ export function createBlobStore(stateDir: string): BlobStore {
     return found?.isFile() ? { digest, size: found.size } : undefined;
   }
 
+  async function receive(source: string | Readable, expected: { readonly digest?: Digest; readonly size?: number } = {}, onProgress?: (bytes: number) => void): Promise<ReceivedBlob> {
+    const input = typeof source === 'string' ? await openSource(source) : source;
+    // A stream may break before it is read; reading it then tells the error, an event that nobody hears would end the process.
+    input.on('error', () => undefined);
+    const temporary = join(incoming, `${OWNER}.${randomBytes(6).toString('hex')}`);
+    try {
+      const output = await open(temporary, 'wx', 0o444).catch((error: unknown) => Promise.reject(unusable(stateDir, error)));
+      let written: BlobRef;
+      try {
+        written = await copy(input, output, expected.size, onProgress, stateDir);
+        check(written, expected);
+        await output.sync();
+      } finally {
+        await output.close();
+      }
+      return {
+        ...written,
+        path: temporary,
+        async publish() {
+          await rename(temporary, path(written.digest));
+          await syncDirectory(dir);
+        },
+        discard: () => rm(temporary, { force: true }),
+      };
+    } catch (error) {
+      await rm(temporary, { force: true });
+      throw error;
+    } finally {
+      input.destroy();
+    }
+  }
+
   return {
     path,
     stat,
-    async add(source, expected = {}, onProgress) {
-      const input = typeof source === 'string' ? await openSource(source) : source;
-      // A stream may break before it is read; reading it then tells the error, an event that nobody hears would end the process.
-      input.on('error', () => undefined);
-      const temporary = join(incoming, `${OWNER}.${randomBytes(6).toString('hex')}`);
+    receive,
+    async add(source, expected, onProgress) {
+      const received = await receive(source, expected, onProgress);
       try {
-        const output = await open(temporary, 'wx', 0o444).catch((error: unknown) => Promise.reject(unusable(stateDir, error)));
-        let written: BlobRef;
-        try {
-          written = await copy(input, output, expected.size, onProgress, stateDir);
-          check(written, expected);
-          await output.sync();
-        } finally {
-          await output.close();
-        }
-        await rename(temporary, path(written.digest));
-        await syncDirectory(dir);
-        return written;
-      } catch (error) {
-        await rm(temporary, { force: true });
-        throw error;
+        await received.publish();
+        return { digest: received.digest, size: received.size };
       } finally {
-        input.destroy();
+        await received.discard();
       }
     },
     async open(digest) {

@@ -1,10 +1,12 @@
 // The shipped image, built for real. The state directory is shared: other e2e tests boot what this one built.
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawnSync } from 'node:child_process';
 import { cpSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
-import { imageShow } from '../../src/commands/image.ts';
+import { FaultsError } from '../../src/errors.ts';
+import { imageShow } from '../../src/commands/image-show.ts';
 import { buildImage, type BuildResult, type BuildProgress } from '../../src/images/build.ts';
+import { lockDigest, readLock } from '../../src/images/lock.ts';
 import { verifyImage } from '../../src/images/verify.ts';
 import { SHIPPED } from '../../src/shipped.ts';
 import { createBlobStore } from '../../src/store/blobs.ts';
@@ -30,10 +32,41 @@ describe('image build debian-k0s', () => {
   test('leaves a manifest with kernel, initrd and squashfs whose files are what it says', async () => {
     const { manifest } = built;
     // The lab's firmware tests, whose state this is, make its UKI.
-    expect(Object.keys(manifest).filter((key) => key !== 'uki').sort()).toEqual(['arch', 'builder', 'builtAt', 'digest', 'initrds', 'input', 'kernel', 'name', 'packages', 'squashfs']);
+    expect(Object.keys(manifest).filter((key) => key !== 'uki').sort()).toEqual(['arch', 'builder', 'builtAt', 'digest', 'initrds', 'input', 'kernel', 'lock', 'name', 'packages', 'sbom', 'serial', 'squashfs', 'verity']);
     expect(await verifyImage(manifest, createBlobStore(stateDir))).toEqual([]);
     expect(manifest.squashfs.chunks).toHaveLength(Math.ceil(manifest.squashfs.size / manifest.squashfs.chunkSize));
     for (const name of ['git', 'curl', 'systemd', 'busybox-static']) expect(manifest.packages.some((line) => line.startsWith(`${name} `)), name).toBe(true);
+  });
+
+  test('every block of the squashfs can be checked by the tree behind it, and one changed bit is found', () => {
+    const { rootHash, blocks } = built.manifest.verity!;
+    const bytes = readFileSync(squashfs());
+    expect(built.manifest.squashfs.size).toBeGreaterThan(blocks * 4096);
+    const copy = join(stateDir, 'tmp', `verity-${process.pid}`);
+    const verify = (): string => {
+      writeFileSync(copy, bytes);
+      const argv = ['verify', '--no-superblock', '--salt=-', '--format=1', '--hash=sha256', '--data-block-size=4096', '--hash-block-size=4096', `--data-blocks=${blocks}`, `--hash-offset=${blocks * 4096}`, copy, copy, rootHash];
+      return spawnSync('veritysetup', argv, { encoding: 'utf8', env: { ...process.env, PATH: `${process.env.PATH}:/usr/sbin:/sbin` } }).stderr;
+    };
+    try {
+      expect(verify()).toBe('');
+      bytes[blocks * 2048]! ^= 1;
+      expect(verify()).toContain('corrupt');
+    } finally {
+      rmSync(copy, { force: true });
+    }
+  });
+
+  test('its SBOM names every package with the sha256 that the lock has for it', () => {
+    const { manifest } = built;
+    const sbom = JSON.parse(readFileSync(createBlobStore(stateDir).path(manifest.sbom!.digest), 'utf8')) as { packages: { name: string; versionInfo: string; checksums?: { checksumValue: string }[] }[] };
+    const locked = readLock(join(stateDir, 'locks/debian-k0s.lock'))!.locked['amd64']!.packages;
+    for (const line of manifest.packages) {
+      const [name = '', version] = line.split(' ');
+      expect(sbom.packages.find((entry) => entry.name === name), name).toMatchObject({ versionInfo: version, checksums: [{ checksumValue: expect.stringMatching(/^[0-9a-f]{64}$/) }] });
+    }
+    // Another run may have locked other versions than those of today.
+    if (manifest.lock === lockDigest(locked)) for (const [name, { sha256 }] of Object.entries(locked)) expect(sbom.packages.find((entry) => entry.name === name)?.checksums).toEqual([{ algorithm: 'SHA256', checksumValue: sha256 }]);
   });
 
   test('does nothing the second time', async () => {
@@ -72,7 +105,8 @@ describe('image build debian-k0s', () => {
   });
 
   test('the running system can say which image it is', () => {
-    expect(JSON.parse(contentOf('etc/rackseed/image.json'))).toEqual({ name: 'debian-k0s', arch: 'amd64', input: built.manifest.input, builder: built.manifest.builder });
+    const { arch, builder, initrds, input, kernel, lock, name, packages } = built.manifest;
+    expect(JSON.parse(contentOf('etc/rackseed/image.json'))).toEqual({ arch, builder, initrds, input, kernel, lock, name, packages });
   });
 
   test('the initrd starts with our stage and has the modules that it loads', () => {
@@ -84,15 +118,20 @@ describe('image build debian-k0s', () => {
   });
 });
 
-test('a package that Debian does not have ends the build with its name and the log, and nothing is left', async () => {
+test('packages that Debian does not have are told with their places before anything is built, and nothing is left', async () => {
   const imagesDir = join(stateDir, 'tmp', `images-${process.pid}`);
   mkdirSync(join(imagesDir, 'broken'), { recursive: true });
   try {
-    writeFileSync(join(imagesDir, 'broken', 'image.yaml'), 'base: { debian: trixie }\nkernel: { package: linux-image-cloud-amd64 }\npackages: [rackseed-nosuch-package]\n');
-    const failure = buildImage({ name: 'broken', imagesDir, stateDir });
-    await expect(failure).rejects.toMatchObject({ code: 'IMAGE_BUILD_FAILED', message: 'mmdebstrap: Unable to locate package rackseed-nosuch-package', hint: expect.stringContaining('log/image-broken.log') });
+    writeFileSync(join(imagesDir, 'broken', 'image.yaml'), 'base: { debian: trixie }\nkernel: { package: linux-image-cloud-amd46 }\npackages: [git, gti, firmware-bnx2]\n');
+    const failure = await buildImage({ name: 'broken', imagesDir, stateDir }).catch((error: unknown) => error);
+    expect(failure).toBeInstanceOf(FaultsError);
+    const where = 'Debian trixie (main; amd64) at http://deb.debian.org has no package';
+    expect((failure as FaultsError).faults.map(({ line, column, message, hint }) => [line, column, message, hint])).toEqual([
+      [2, 20, `kernel.package: ${where} linux-image-cloud-amd46`, 'did you mean linux-image-cloud-amd64?'],
+      [3, 17, `${where} gti`, expect.stringMatching(/^did you mean \S+\?$/)],
+      [3, 22, `${where} firmware-bnx2`, expect.stringMatching(/^(did you mean|firmware and drivers may need base\.components)/)],
+    ]);
     expect(readdirSync(join(stateDir, 'tmp')).filter((name) => name.startsWith('image-broken.'))).toEqual([]);
-    expect(readFileSync(join(stateDir, 'log', 'image-broken.log'), 'utf8')).toContain('Unable to locate');
   } finally {
     rmSync(imagesDir, { recursive: true });
   }
@@ -118,15 +157,16 @@ describe('an ordinary user', () => {
     const state = join(dir, 'state');
     mkdirSync(state);
     cpSync(join(stateDir, 'cache'), join(state, 'cache'), { recursive: true });
+    cpSync(join(stateDir, 'locks'), join(state, 'locks'), { recursive: true });
     if (isTrueRoot()) execFileSync('chown', ['-R', `${USER_ID}:${USER_ID}`, state]);
-    const build = start(asUserWithIds([process.execPath, join(USER_ROOT, 'dist/cli.js'), 'image', 'build', 'debian-k0s', '--state', state, '-o', 'json']));
+    const build = start(asUserWithIds([process.execPath, join(USER_ROOT, 'dist/cli.js'), 'image', 'build', 'debian-k0s', '--locked', '--state', state, '-o', 'json']));
     expect(await build.ended, build.stderr()).toBe(0);
     const manifest = JSON.parse(build.stdout()) as BuildResult['manifest'] & Pick<BuildResult, 'unchanged'>;
     expect([manifest.unchanged, manifest.input]).toEqual([false, built.manifest.input]);
     expect(await verifyImage(manifest, createBlobStore(state))).toEqual([]);
     expect(owners(manifest, state)).toEqual(owners());
-    // Nothing but what Debian has published since may make a difference.
-    if (manifest.packages.join() === built.manifest.packages.join()) expect(manifest.digest).toBe(built.manifest.digest);
+    // By root and by a user, in two directories, at two times. Nothing but another lock may make a difference: what built.manifest is of may be older than it.
+    if (manifest.lock === built.manifest.lock) expect([manifest.digest, manifest.verity, manifest.sbom]).toEqual([built.manifest.digest, built.manifest.verity, built.manifest.sbom]);
     expect(readdirSync(join(state, 'tmp'))).toEqual([]);
     expect(processesNaming(state)).toEqual([]);
   });

@@ -88,6 +88,19 @@ describe('reload', () => {
   });
 });
 
+describe('images', () => {
+  it('are tagged, shown with their users, exported, taken again, and collected, beside the daemon', async () => {
+    expect((await cli(['image', 'tag', 'debian-k0s', 'stable'])).out).toMatch(/^debian-k0s:stable names sha256:[0-9a-f]{12}; /);
+    expect((await cli(['image', 'list'])).out).toMatch(/\ndebian-k0s +latest,stable +sha256:/);
+    expect((await cli(['image', 'show', 'debian-k0s:stable'])).out).toMatch(/\nused by +profile k0s-single, assigned to n1, n2; [^]*\nkernel +\d+ B +sha256:[0-9a-f]{64} +yes\n/);
+    expect(await cli(['image', 'export', 'debian-k0s:stable', 'debian.tar'])).toMatchObject({ code: 0, err: '' });
+    expect(JSON.parse((await cli(['image', 'import', 'debian.tar', '-o', 'json'])).out)).toMatchObject({ verified: false, images: [{ name: 'debian-k0s', how: 'there', tags: ['latest', 'stable'], kept: [] }] });
+    expect((await cli(['image', 'diff', 'debian-k0s', 'debian-k0s:stable'])).out).toMatch(/: the same build\n/);
+    expect(JSON.parse((await cli(['image', 'gc', '--dry-run', '-o', 'json'])).out)).toMatchObject({ builds: [{ name: 'debian-k0s', removed: false, why: 'tag stable' }], blobs: [] });
+    expect(await cli(['image', 'untag', 'debian-k0s:stable'])).toMatchObject({ code: 0, err: '' });
+  });
+});
+
 describe('errors are one line with a hint, and the exit code tells of what kind', () => {
   it.each([
     [['frob'], 64, /unknown command 'frob'/],
@@ -95,6 +108,11 @@ describe('errors are one line with a hint, and the exit code tells of what kind'
     [['node', 'show', 'n11'], 66, /no node n11\n {2}hint: did you mean n1\? \[NODE_UNKNOWN\]/],
     [['boot', 'show', '01HF0000000000000000000000'], 66, /no boot 01HF0000000000000000000000/],
     [['image', 'show', 'debian-k0z'], 66, /\[IMAGE_UNKNOWN\]/],
+    [['image', 'show', 'debian-k0s:stable'], 66, /there is no image debian-k0s:stable\n {2}hint: rackseed image list shows the builds and tags/],
+    [['image', 'rm', 'debian-k0s:latest'], 1, /debian-k0s:latest is used by profile k0s-single, assigned to n1, n2; \S+\/k0s-single\.yaml\n {2}hint: [^\n]* \[IMAGE_IN_USE\]/],
+    [['image', 'gc', '--keep', 'all'], 64, /--keep all: not a number of builds/],
+    [['image', 'export', 'debian-k0s', 'file'], 64, /a file's name ends in \.tar/],
+    [['image', 'import', 'rackseed.yaml'], 65, /rackseed\.yaml: it ends without the mark of its end: it was cut short\n[^\n]* \[TRANSFER_INVALID\]/],
     [['artifact', 'add', 'k0s', 'nowhere', '--version', 'v2'], 65, /nowhere: no such file/],
     [['--url', 'http://127.0.0.1:1', 'node', 'list'], 69, /the daemon does not answer at http:\/\/127\.0\.0\.1:1: ECONNREFUSED/],
   ])('%j exits %i', async (args, code, message) => {

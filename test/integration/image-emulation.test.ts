@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { emulationFor, needPrivateRegistration } from '../../src/images/emulation.ts';
 import { keptRoot } from '../../src/images/roots.ts';
-import { parseImageSpec } from '../../src/images/spec.ts';
+import { forArch, parseImageSpec } from '../../src/images/spec.ts';
 import { openWorkshop, type Workshop } from '../../src/images/workshop.ts';
 import { openDir, removeDir } from '../lab-process.ts';
 
@@ -106,7 +106,7 @@ describe.skipIf(process.arch !== 'x64' || !possible())('a workshop for arm64 on 
 });
 
 describe('a kept root', () => {
-  const spec = parseImageSpec('base: { debian: trixie }\narch: arm64\nkernel: { package: linux-image-cloud-arm64 }\n', 'image.yaml', '/');
+  const spec = forArch(parseImageSpec('base: { debian: trixie }\narch: arm64\nkernel: { package: linux-image-cloud-arm64 }\n', 'image.yaml', '/'));
   const inShop = async <T>(work: (shop: Workshop) => Promise<T>): Promise<T> => {
     const shop = openWorkshop(join(dir, 'state'), 'x', undefined, never);
     try {

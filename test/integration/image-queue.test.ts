@@ -131,14 +131,14 @@ async function serve(maxStreams: number): Promise<void> {
 async function fetchOn(n: number, setting = ':'): Promise<{ code: string; why: string; console: string; whole: boolean }> {
   const home = join(dir, `machine${n}`);
   mkdirSync(join(home, 'stage', 'image'), { recursive: true });
-  const parts = ['say', 'cmdline', 'request', 'fetch', 'root'].map((part) => `. "$LIB/${part}.sh"`).join('; ');
+  const parts = ['say', 'cmdline', 'request', 'fetch', 'cache', 'integrity'].map((part) => `. "$LIB/${part}.sh"`).join('; ');
   const script = `read_url "http://${ipOf(n)}:${port}"; squashfs_url=$url${blobPath(DIGEST)}; squashfs_digest=${hexOf(DIGEST)}; squashfs_size=${IMAGE.length}; ${setting}; fetch; echo "$?"; echo "$why"`;
   const stall = execFileSync('busybox', { encoding: 'utf8' }).startsWith('BusyBox v1.35') ? { STALL: '' } : {};
   const env = { ...stall, PATH: bin, LIB, ANSWER: join(home, 'answer'), STAGE: join(home, 'stage'), CONSOLE: join(home, 'console'), KMSG: join(home, 'kmsg'), WGET_ERR: join(home, 'wget.err') };
   const [code = '', why = ''] = await new Promise<string[]>((resolve, reject) =>
     execFile(join(bin, 'ash'), ['-c', `${parts}; ${script}`], { env, timeout: 55_000 }, (error, stdout, stderr) => (error ? reject(new Error(stderr)) : resolve(stdout.split('\n')))),
   );
-  return { code, why, console: readFileSync(join(home, 'console'), 'utf8'), whole: code === '0' && readFileSync(join(home, 'stage', 'image', 'root.squashfs')).equals(IMAGE) };
+  return { code, why, console: readFileSync(join(home, 'console'), 'utf8'), whole: code === '0' && readFileSync(join(home, 'stage', 'image', `${hexOf(DIGEST)}.squashfs`)).equals(IMAGE) };
 }
 
 describe('the queue for images', () => {

@@ -47,11 +47,12 @@ beforeEach(() => {
 });
 afterEach(() => rmSync(dir, { recursive: true, force: true }));
 
-const blob = () => join(dir, 'stage', 'image', 'root.squashfs');
+const blob = () => join(dir, 'stage', 'image', `${DIGEST}.squashfs`);
+const part = () => `${blob()}.part`;
 
 /** Runs the script in busybox ash with the stage's parts, its pauses cut; answers its stdout's lines. */
 function ash(script: string): Promise<string[]> {
-  const parts = ['say', 'cmdline', 'request', 'fetch', 'root'].map((part) => `. "$LIB/${part}.sh"`).join('; ');
+  const parts = ['say', 'cmdline', 'request', 'fetch', 'cache', 'integrity'].map((part) => `. "$LIB/${part}.sh"`).join('; ');
   const setting = `pause() { :; }; read_url "${base}"; squashfs_url=$url/blob; squashfs_digest=${DIGEST}; squashfs_size=${BLOB.length}`;
   // The static wget of Debian 12's busybox 1.35 crashes on -T; images carry the busybox of their own suite, which does not.
   const stall = execFileSync('busybox', { encoding: 'utf8' }).startsWith('BusyBox v1.35') ? { STALL: '' } : {};
@@ -119,7 +120,7 @@ describe('the download', () => {
   });
 
   it('starts over at a server that knows no Range', async () => {
-    writeFileSync(blob(), BLOB.subarray(0, 1000));
+    writeFileSync(part(), BLOB.subarray(0, 1000));
     answer = serve(BLOB, Infinity, false);
     expect(await ash('fetch; echo "$?"')).toEqual(['0']);
     expect(readFileSync(blob()).equals(BLOB)).toBe(true);
@@ -130,7 +131,7 @@ describe('the download', () => {
     answer = serve(wrong);
     expect(await ash('fetch; echo "$?"; echo "$why"')).toEqual(['2', `squashfs has sha256 ${createHash('sha256').update(wrong).digest('hex')}, expected ${DIGEST}`]);
     expect(asked).toHaveLength(2);
-    expect(existsSync(blob())).toBe(false);
+    expect([existsSync(blob()), existsSync(part())]).toEqual([false, false]);
   });
 
   it('is right at the second time when only the first was damaged on the way', async () => {
@@ -159,7 +160,7 @@ describe('the download', () => {
     ['10 s where nonsense is said', 'place 1, again in 08 s', 'place 1', '10'],
     ['as told, and runs nothing of what it is told', 'place 1 $(touch ran) `touch ran`, again in 2 s', 'place 1 $(touch ran) `touch ran`', '2'],
   ])('waits for its turn %s, then goes on where it was', async (_how, phrase, shown, seconds) => {
-    writeFileSync(blob(), BLOB.subarray(0, 1000));
+    writeFileSync(part(), BLOB.subarray(0, 1000));
     // Whoever waits in a queue has not failed, however often.
     answer = (request, response) => (asked.length <= 8 ? void response.writeHead(503, phrase, { 'retry-after': '1' }).end('BUSY: every slot is taken\n') : serve(BLOB)(request, response));
     expect(await ash('sleep() { echo "$1"; }; fetch; echo "$?"')).toEqual([...Array.from({ length: 8 }, () => seconds), '0']);
@@ -189,7 +190,7 @@ describe('the download', () => {
 });
 
 describe('the download from a public base', () => {
-  const PUBLIC = 'squashfs_fallback=$squashfs_url; squashfs_url=$url/public/blob; fetch; echo "$?"';
+  const PUBLIC = 'squashfs_fallbacks=$squashfs_url; squashfs_url=$url/public/blob; fetch; echo "$?"';
   /** What the public server does; the daemon behind it has the right bytes. */
   const publicly = (there: typeof answer): void => {
     answer = (request, response) => (request.url!.startsWith('/public/') ? there : serve(BLOB))(request, response);
@@ -217,7 +218,7 @@ describe('the download from a public base', () => {
 
   it('goes on at the daemon when nobody listens at the other address, and keeps what it has', async () => {
     answer = serve(BLOB);
-    writeFileSync(blob(), BLOB.subarray(0, 1000));
+    writeFileSync(part(), BLOB.subarray(0, 1000));
     expect(await ash(PUBLIC.replace('$url/public', 'http://127.0.0.1:9'))).toEqual(['0']);
     expect(asked.map(({ url, headers }) => [url, headers.range])).toEqual([['/blob', 'bytes=1000-']]);
   });
@@ -230,6 +231,65 @@ describe('the download from a public base', () => {
   });
 });
 
+describe('the download with several places to go to', () => {
+  const SEVERAL = 'squashfs_fallbacks="$url/blob $url/third"; squashfs_url=$url/public/blob; fetch; echo "$?"; echo "$why"';
+  const gone = (_request: IncomingMessage, response: ServerResponse) => void response.writeHead(404).end();
+
+  it('asks each in its order, and what comes last is resumed', async () => {
+    const last = serve(BLOB, 200_000);
+    answer = (request, response) => (request.url === '/third' ? last : gone)(request, response);
+    expect(await ash(SEVERAL)).toEqual(['0', expect.any(String)]);
+    expect(asked.map(({ url }) => url)).toEqual(['/public/blob', '/blob', '/third', '/third']);
+    expect(readFileSync(blob()).equals(BLOB)).toBe(true);
+  });
+
+  it('says what the last one said when none has it', async () => {
+    answer = gone;
+    expect(await ash(SEVERAL)).toEqual(['1', expect.stringContaining('404 Not Found')]);
+    expect(asked).toHaveLength(3);
+  });
+});
+
+describe('where the kernel verifies each block', () => {
+  const LAZY = 'lazily() { :; }; fetch; echo "$?"; echo "$why"';
+
+  it('nothing is read before the mount: only the size is asked for', async () => {
+    const wrong = Buffer.from(BLOB).fill(0, 10, 20);
+    answer = serve(wrong);
+    expect((await ash(LAZY))[0]).toBe('0');
+    expect(readFileSync(blob()).equals(wrong)).toBe(true);
+    expect(readFileSync(join(dir, 'console'), 'utf8')).toContain('its blocks are verified as they are read');
+  });
+
+  it('more bytes than announced are refused', async () => {
+    answer = serve(Buffer.concat([BLOB, Buffer.from('more')]));
+    expect(await ash(LAZY)).toEqual(['2', 'squashfs has 300004 bytes, expected 300000']);
+  });
+
+  it('a whole one that is there, on a disk, is not fetched', async () => {
+    writeFileSync(blob(), BLOB);
+    expect((await ash(LAZY))[0]).toBe('0');
+    expect(asked).toHaveLength(0);
+  });
+});
+
+describe('a squashfs that is there already, as on a disk', () => {
+  it('is verified in full where nothing verifies its blocks, and fetched again when it is wrong', async () => {
+    writeFileSync(blob(), Buffer.from(BLOB).fill(0, 10, 20));
+    answer = serve(BLOB);
+    expect(await ash('fetch; echo "$?"')).toEqual(['0']);
+    expect(asked).toHaveLength(1);
+    expect(readFileSync(blob()).equals(BLOB)).toBe(true);
+    expect(await ash('fetch; echo "$?"')).toEqual(['0']);
+    expect(asked).toHaveLength(1);
+  });
+
+  it('needs no memory for itself', async () => {
+    writeFileSync(join(dir, 'meminfo'), 'MemAvailable:  200000 kB\n');
+    expect(await ash(`MEMINFO=${join(dir, 'meminfo')}; squashfs_size=99999999999; image_dir=$STAGE/disk; memory; echo "$?"`)).toEqual(['0']);
+  });
+});
+
 describe('the memory check', () => {
   it.each([
     ['enough', 301_000, 0, ['0']],
@@ -237,7 +297,7 @@ describe('the memory check', () => {
     ['too little for the whole, but most of it is here already', 250_000, 100 * 1048576, ['0']],
   ] as const)('%s', async (_name, available, have, expected) => {
     writeFileSync(join(dir, 'meminfo'), `MemTotal: 9999999 kB\nMemFree: 1 kB\nMemAvailable:  ${available} kB\nBuffers: 0 kB\n`);
-    const lines = await ash(`MEMINFO=${join(dir, 'meminfo')}; squashfs_size=${100 * 1048576 + 1}; truncate -s ${have} "$STAGE/image/root.squashfs"; memory; echo "$?"; echo "$why"`);
+    const lines = await ash(`MEMINFO=${join(dir, 'meminfo')}; squashfs_size=${100 * 1048576 + 1}; truncate -s ${have} "$STAGE/image/$squashfs_digest.squashfs.part"; memory; echo "$?"; echo "$why"`);
     expect(lines.filter(Boolean)).toEqual(expected);
   });
 });

@@ -40,7 +40,7 @@ it('keys that are there are never overwritten, and a directory that cannot be fi
   await expect(makeSecureBootKeys(join(keys, 'PK.key'))).rejects.toMatchObject({ code: 'USAGE', message: `${join(keys, 'PK.key')} is no directory` });
   // The daemon's user owns all of the state directory.
   writeFileSync(join(dir, 'rackseed.yaml'), `stateDir: ${dir}/state\n`);
-  const init = (path: string) => keysInit({ config: join(dir, 'rackseed.yaml'), dir: join(dir, path) });
+  const init = (path: string) => keysInit('secure-boot', { config: join(dir, 'rackseed.yaml'), dir: join(dir, path) });
   const refused = { code: 'USAGE', message: expect.stringContaining('is in the state directory') as string };
   await expect(init('state/secure-boot')).rejects.toMatchObject(refused);
   mkdirSync(join(dir, 'state/blobs'), { recursive: true });

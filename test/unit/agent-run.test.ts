@@ -5,7 +5,7 @@ import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest';
 
 const AGENT = new URL('../../images/common/root/usr/lib/rackseed/agent', import.meta.url).pathname;
 const TOKEN = 'ab'.repeat(32);
@@ -328,5 +328,85 @@ describe('before the steps', () => {
     expect(ran.stdout).toContain('RACKSEED_NODE=n1');
     expect(ran.stdout).not.toContain(TOKEN);
     expect(statSync(join(dir, 'run', 'agent')).mode & 0o777).toBe(0o700);
+  });
+});
+
+describe('the last known good', () => {
+  const kept = (...path: string[]) => join(dir, 'kept', ...path);
+  const withDisk = (env: Record<string, string> = {}) => runAgent({ AGENT_KEPT: kept(), ...env });
+  beforeEach(() => {
+    mkdirSync(kept());
+    writeFileSync(kept('candidate'), 'node n1\n');
+  });
+
+  it('is the boot that got ready, with its facts and steps', async () => {
+    const commit = postBoot({ 'steps/10-a': shell(CHANGED) });
+    const ran = await withDisk();
+    expect(ran.stdout).toContain('rackseed: kept as the last known good\n');
+    expect([readFileSync(kept('last-good'), 'utf8'), existsSync(kept('candidate'))]).toEqual(['node n1\n', false]);
+    expect(readFileSync(kept('good', 'facts.env'), 'utf8')).toContain(`RACKSEED_POSTBOOT_COMMIT='${commit}'`);
+    expect(statSync(kept('good')).mode & 0o777).toBe(0o700);
+    expect(readFileSync(kept('good', 'facts.env'), 'utf8') + readFileSync(kept('last-good'), 'utf8')).not.toContain(TOKEN);
+  });
+
+  it('is not a boot that failed', async () => {
+    postBoot({ 'steps/10-a': shell('exit 1') });
+    writeFileSync(kept('last-good'), 'the one before\n');
+    await withDisk();
+    expect([readFileSync(kept('last-good'), 'utf8'), existsSync(kept('good'))]).toEqual(['the one before\n', false]);
+  });
+
+  it('is nothing on a node that keeps no images', async () => {
+    rmSync(kept('candidate'));
+    await withDisk();
+    expect(existsSync(kept('good'))).toBe(false);
+  });
+
+  it('runs its steps again when no daemon answered at boot, and reports to nobody', async () => {
+    postBoot({ 'steps/10-a': shell('echo "step of $RACKSEED_NODE"', UNCHANGED) });
+    await withDisk();
+    reports = [];
+    rmSync(join(dir, 'run'), { recursive: true });
+    rmSync(join(dir, 'upstream'), { recursive: true });
+    mkdirSync(join(dir, 'run'));
+    writeFileSync(join(dir, 'run', 'away'), 'the daemon does not answer\n');
+    troubles = Array.from({ length: 50 }, () => 0);
+    const ran = await withDisk();
+    expect(ran.code, ran.stdout).toBe(0);
+    expect(ran.stdout).toContain('rackseed: no daemon answered at boot (the daemon does not answer): this is the last known good, with the facts and steps of then\n');
+    expect(ran.stdout).toContain('step of n1');
+    expect([reports, troubles.length]).toEqual([[], 50]);
+    expect(readFileSync(kept('last-good'), 'utf8')).toBe('node n1\n');
+  });
+
+  it('without facts on the disk is a system without steps, and that is said', async () => {
+    writeFileSync(join(dir, 'run', 'away'), 'no answer\n');
+    const ran = await withDisk();
+    expect([ran.code, ran.stdout]).toEqual([0, expect.stringContaining('rackseed: they are not on the state disk: nothing to do\n')]);
+  });
+});
+
+describe("the check of the image's blocks that the initrd stage left behind", () => {
+  const say = (verdict: string) => writeFileSync(join(dir, 'run', 'image-check'), `${verdict}\n`);
+
+  it('is waited for before the node is ready', async () => {
+    say(`running ${process.pid}`);
+    const ran = runAgent();
+    await vi.waitFor(() => expect(told()).toEqual(['userspace ok']), 5000);
+    await new Promise((resolve) => setTimeout(resolve, 500));
+    expect(told()).toEqual(['userspace ok']);
+    say('ok');
+    expect((await ran).code).toBe(0);
+    expect(told()).toEqual(['userspace ok', 'ready ok']);
+  });
+
+  it.each([
+    ['that found a wrong block ends the boot', 'failed squashfs: block 17 does not verify', 'root failed | squashfs: block 17 does not verify'],
+    // No process has this id.
+    ['that was killed ends the boot too', 'running 99999999', 'root failed | the check of the image ended without a verdict'],
+  ])('%s', async (_name, verdict, last) => {
+    say(verdict);
+    expect((await runAgent()).code).toBe(1);
+    expect(told()).toEqual(['userspace ok', last]);
   });
 });

@@ -1,6 +1,8 @@
 // The targets of the benchmarks of HTTP, TFTP and of the storm are held against measures that exist, and no two rows of a result read alike.
 import { describe, expect, test } from 'vitest';
+import { MEASURES as BOOT } from '../../bench/boot.ts';
 import { MEASURES as HTTP } from '../../bench/http.ts';
+import { MEASURES as IMAGE } from '../../bench/image.ts';
 import { readTargets, type Measure } from '../../bench/report.ts';
 import { MEASURES as STORM } from '../../bench/storm.ts';
 import { MEASURES as TFTP } from '../../bench/tftp.ts';
@@ -18,7 +20,9 @@ const MEANT: Readonly<Record<string, number>> = {
 const boundsIn = (text: string): number[] => [...text.matchAll(/\d[\d,]*(?:\.\d+)?/g)].map(([number]) => Number(number.replaceAll(',', ''))).flatMap((number) => [number, 1 / number]);
 
 describe.each<[string, readonly Measure[], readonly string[]]>([
+  ['boot', BOOT, ['best']],
   ['http', HTTP, ['nginx']],
+  ['image', IMAGE, []],
   ['storm', STORM, []],
   ['tftp', TFTP, ['atftpd', 'best']],
 ])('the benchmark %s', (subject, measures, peers) => {

@@ -2,8 +2,13 @@
 import { execFileSync } from 'node:child_process';
 import fc from 'fast-check';
 import { describe, expect, it, test } from 'vitest';
+import { renderGrub } from '../../src/boot/grub.ts';
 import { reachable, renderScript } from '../../src/boot/ipxe.ts';
+import type { Node } from '../../src/boot/node.ts';
+import type { BootSet } from '../../src/boot/profile.ts';
 import { ENROL_WITHIN_MS, endOf, isReportable, readSmbios, refuseClaim, renderConfig } from '../../src/boot/session.ts';
+import { hostKeyOf } from '../../src/boot/ssh-keys.ts';
+import { digestOfBytes } from '../../src/digest.ts';
 import { factsAsEnvironment, factsOf } from '../../src/postboot/facts.ts';
 import { bootSet, bootSetDigest, bootWith, nodeNamed, NOW } from './boot-world.ts';
 
@@ -73,9 +78,47 @@ describe('what nodes read', () => {
   });
 
   it('with a public base the squashfs comes from there under one URL for all nodes, and from us when that fails', () => {
-    const config = renderConfig(claimable, bootSet, n1, 'https://cdn.example/rackseed');
+    const config = renderConfig(claimable, bootSet, n1, { publicBase: 'https://cdn.example/rackseed' });
     const path = `/blobs/sha256/${bootSet.image.squashfs.digest.slice(7)}`;
     expect(config).toContain(`squashfs-url https://cdn.example/rackseed${path}\nsquashfs-fallback ${path}?boot=${claimable.id}\n`);
+  });
+
+  it('with other servers the squashfs comes from ours first, then from them in their order', () => {
+    const path = `/blobs/sha256/${bootSet.image.squashfs.digest.slice(7)}`;
+    const places = (config: string) => config.split('\n').filter((line) => /^squashfs-(url|fallback) /.test(line));
+    const fallbacks = ['http://a.example', 'https://b.example/x'];
+    expect(places(renderConfig(claimable, bootSet, n1, { fallbacks }))).toEqual([`squashfs-url ${path}?boot=${claimable.id}`, `squashfs-fallback http://a.example${path}`, `squashfs-fallback https://b.example/x${path}`]);
+    expect(places(renderConfig(claimable, bootSet, n1, { publicBase: 'http://cdn', fallbacks }))).toEqual([`squashfs-url http://cdn${path}`, `squashfs-fallback ${path}?boot=${claimable.id}`, `squashfs-fallback http://a.example${path}`, `squashfs-fallback https://b.example/x${path}`]);
+  });
+
+  const blob = (name: string) => ({ digest: digestOfBytes(name), size: 1 });
+  const url = (name: string) => `/blobs/sha256/${digestOfBytes(name).slice(7)}?boot=${claimable.id}`;
+  const base64 = (text: string) => Buffer.from(text).toString('base64');
+  const ED = 'ssh-ed25519 AAAA me';
+  it.each<[string, Partial<BootSet>, Partial<Node>, string[]]>([
+    ['what is not said is absent', {}, {}, ['root-state none']],
+    ['a disk', { root: { state: 'LABEL=s', disk: 'pci-0', format: 'xfs', wipe: true, onMissing: 'ephemeral', size: '2g', minSerial: 7 } }, {}, ['min-serial 7', 'root-state LABEL=s', 'root-size 2g', 'disk pci-0', 'disk-format xfs', 'disk-wipe yes', 'disk-missing ephemeral']],
+    ['a cache', { root: { state: 'LABEL=s', cache: 'disk' } }, {}, ['root-state LABEL=s', 'cache disk']],
+    ['dm-verity', { image: { ...bootSet.image, verity: { rootHash: 'a'.repeat(64), blocks: 17 } } }, {}, [`verity ${'a'.repeat(64)} 17`, 'root-state none']],
+    ['a signed image', { image: { ...bootSet.image, signed: { manifest: blob('manifest'), signature: blob('signature') } } }, {}, [`manifest-url ${url('manifest')}`, `manifest-digest ${digestOfBytes('manifest')}`, `signature-url ${url('signature')}`, `signature-digest ${digestOfBytes('signature')}`, 'root-state none']],
+    ['a shell', { shell: true }, {}, ['root-state none', 'shell yes']],
+    ['keys of profile and node, each once', { sshKeys: [ED] }, { sshKeys: [`${ED} `, 'ssh-ed25519 BBBB', ED] }, ['root-state none', `ssh-key ${ED}`, 'ssh-key ssh-ed25519 BBBB']],
+    ["files, the node's over the profile's, programs as such, and counted in front", { config: { a: 'x', 'b/c': '#!/bin/sh\n' } }, { config: { a: 'y\nz ä', e: '' } }, ['root-state none', 'files 3', `file 0644 a ${base64('y\nz ä')}`, `file 0755 b/c ${base64('#!/bin/sh\n')}`, 'file 0644 e ']],
+  ])('%s', (_what, of, own, lines) => {
+    const config = renderConfig(claimable, { ...bootSet, ...of }, { ...n1, ...own });
+    expect(config.split('\n').slice(6, -1)).toEqual(lines);
+    expect(config.split('\n').slice(0, 6).map((line) => line.split(' ')[0])).toEqual(['node', 'hostname', 'machine-id', 'squashfs-url', 'squashfs-digest', 'squashfs-size']);
+  });
+
+  it('the host key is one line, and its own text again', () => {
+    const { file } = hostKeyOf(Buffer.alloc(32, 7), 'n1');
+    const line = /^ssh-host-key (\S+)$/m.exec(renderConfig(claimable, bootSet, n1, { hostKey: file }))![1]!;
+    expect(Buffer.from(line, 'base64').toString()).toBe(file);
+  });
+
+  it('a line break in a value of an old boot set brings no key of its own', () => {
+    const config = renderConfig(claimable, { ...bootSet, sshKeys: ['ssh-ed25519 AAAA\nshell yes\r\ndisk-wipe yes'] }, n1);
+    expect(config).toContain('\nssh-key ssh-ed25519 AAAA shell yes disk-wipe yes\n');
   });
 
   it('facts survive being sourced by a POSIX shell, whatever a value holds', () => {
@@ -114,6 +157,17 @@ describe('renderScript', () => {
       chain --replace http://10.77.0.1:8080/script/52-54-00-00-00-01 || goto retry
       "
     `);
+  });
+
+  it.each([
+    [{ root: { state: 'LABEL=s', cache: 'disk' } } as const, ' rackseed.state=LABEL=s '],
+    [{ root: { state: 'LABEL=s' } } as const, ' '],
+    [{ shell: true } as const, ' rackseed.shell=1 '],
+    [{ root: { state: 'LABEL=s', cache: 'disk' }, shell: true } as const, ' rackseed.state=LABEL=s rackseed.shell=1 '],
+  ])('what the initrd stage must know before its config is on the command line, of iPXE and of GRUB: %j', (more, words) => {
+    const decision = { kind: 'boot', bootSet: bootSetDigest } as const;
+    expect(renderScript(decision, { ...bootSet, ...more }, to)).toContain(`BOOTIF=01-\${netX/mac:hexhyp}${words}console=ttyS0`);
+    expect(renderGrub(decision, { ...bootSet, ...more }, { ...to, via: 'http' })).toContain(`'BOOTIF=01-52-54-00-00-00-01'${words.replace(/([^ ]+)/g, "'$1'")}'console=ttyS0'`);
   });
 
   it('with a public base takes kernel and initrds from there, from us when that fails, and asks again when both do', () => {

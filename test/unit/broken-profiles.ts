@@ -4,6 +4,10 @@ import type { ProfileFile } from '../../src/config/profiles.ts';
 /** What must exist for the good ones: image, artifact, and steps on `main` of a repository. */
 export const KNOWN = { image: 'debian-k0s', artifact: 'k0s', version: 'v1.36.1+k0s.0', repo: 'post-boot', ref: 'main', steps: 'k0s-single', subnet: '10.77.0.0/24', serverIp: '10.77.0.1', router: '10.77.0.2' } as const;
 
+/** Made for these tests; nobody has the private halves. */
+export const KEY = 'ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAILhddaOdkoxByRhVQZdBG4sGyYj/wVxiKocTBrp9+/Yo ops@example';
+export const OTHER_KEY = 'ecdsa-sha2-nistp256 AAAAE2VjZHNhLXNoYTItbmlzdHAyNTYAAAAIbmlzdHAyNTYAAABBBGPscuQ3JUbeitRnb93E3ejdbXiW/R8mkDTsT/4eUy53DQt2budQHNPUiEhfB68qcEy74xh4YRcHUxrBQ6xv6/s= laptop';
+
 /** Good as they stand; `a.yaml` uses all there is. */
 export const GOOD: Readonly<Record<'a.yaml' | 'b.yaml', string>> = {
   'a.yaml': `image: debian-k0s
@@ -21,6 +25,9 @@ nodes:
     ip: 10.77.0.12
     exit: sanboot
 dhcpOptions: { ntp-servers: [10.77.0.5], interface-mtu: 9000 }
+ssh: { keys: [${KEY}] }
+config: { etc/motd: hello, run.sh: "#!/bin/sh\\n" }
+shell: true
 `,
   'b.yaml': `boot: local
 nodes:
@@ -73,7 +80,7 @@ export const BROKEN: readonly Broken[] = [
   a('a short digest', 'debian-k0s', 'debian-k0s@sha256:1234', 'a.yaml:1:8: image: not an image: name, name:tag or name@sha256:<64 hex digits>'),
   a('a path as image', 'debian-k0s', '../debian-k0s', 'a.yaml:1:8: image: not an image: name, name:tag or name@sha256:<64 hex digits>'),
   a('boot with another value', 'image: debian-k0s', 'boot: disk', 'a.yaml:1:7: boot: must be local, not disk'),
-  a('boot: local with an image and more', 'vars:', 'boot: local\nvars:', 'a.yaml:1:1: image has no meaning with boot: local', 'a.yaml:2:1: cmdline has no meaning with boot: local', 'a.yaml:3:1: root has no meaning with boot: local', 'a.yaml:4:1: postBoot has no meaning with boot: local', 'a.yaml:5:1: artifacts has no meaning with boot: local', 'a.yaml:7:1: vars has no meaning with boot: local'),
+  a('boot: local with an image and more', 'vars:', 'boot: local\nvars:', 'a.yaml:1:1: image has no meaning with boot: local', 'a.yaml:2:1: cmdline has no meaning with boot: local', 'a.yaml:3:1: root has no meaning with boot: local', 'a.yaml:4:1: postBoot has no meaning with boot: local', 'a.yaml:5:1: artifacts has no meaning with boot: local', 'a.yaml:7:1: vars has no meaning with boot: local', 'a.yaml:17:1: ssh has no meaning with boot: local', 'a.yaml:18:1: config has no meaning with boot: local', 'a.yaml:19:1: shell has no meaning with boot: local'),
   a('a loader that is none', 'vars:', 'loader: snponl\nvars:', 'a.yaml:6:9: loader: not a loader: auto, undionly, snponly, ipxe, shim, uki, or a file of the loader set, such as ipxe.efi'),
   a('a loader with a path', 'vars:', 'loader: ../ipxe.efi\nvars:', 'a.yaml:6:9: loader: not a loader: auto, undionly, snponly, ipxe, shim, uki, or a file of the loader set, such as ipxe.efi'),
   a('a loader that the set does not have', 'vars:', 'loader: ipxe-arm65.efi\nvars:', 'a.yaml:6:9: the loader set has no ipxe-arm65.efi (did you mean ipxe-arm64.efi?)'),
@@ -105,6 +112,42 @@ export const BROKEN: readonly Broken[] = [
   a('a parameter cut at its comma', 'ttyS0', 'ttyS0,115200n8', 'a.yaml:2:25: 115200n8 was cut off from its parameter at the comma (quote it: "console=ttyS0,115200n8")'),
   a('a command line that is too long', 'quiet', `x=${'y'.repeat(1500)}`, 'a.yaml:2:10: cmdline has 1516 characters, at most 1500 fit'),
   a('a state that is no state', 'state: none', 'state: /dev/sda', 'a.yaml:3:16: root.state: must be none or LABEL=<label of a file system>'),
+  a('a disk without a state', 'state: none', 'disk: pci-0000:00:05.0', 'a.yaml:3:9: root.disk has no meaning without a disk that keeps state (name it: state: LABEL=<label>)'),
+  a('all of a disk without a state', 'state: none', 'state: none, format: xfs, wipe: true, onMissing: fail, cache: disk', ...[['format', 22], ['wipe', 35], ['onMissing', 47], ['cache', 64]].map(([key, column]) => `a.yaml:3:${column}: root.${key} has no meaning without a disk that keeps state (name it: state: LABEL=<label>)`)),
+  a("a kernel's name as disk", 'state: none', 'state: LABEL=s, disk: sda', 'a.yaml:3:31: root.disk: not a name of /dev/disk/by-path, such as pci-0000:00:05.0'),
+  a('a path as disk', 'state: none', 'state: LABEL=s, disk: /dev/disk/by-path/pci-0000:00:05.0', 'a.yaml:3:31: root.disk: not a name of /dev/disk/by-path, such as pci-0000:00:05.0'),
+  a('a format of nothing', 'state: none', 'state: LABEL=s, format: ext4', 'a.yaml:3:25: root.format has no meaning without a disk that may be formatted (name it: disk: pci-0000:00:05.0)'),
+  a('an unknown format', 'state: none', 'state: LABEL=s, disk: pci-0, format: btrfs', 'a.yaml:3:46: root.format: must be ext4 or xfs, not btrfs'),
+  a('a label that XFS cannot have', 'state: none', 'state: LABEL=rackseed-state, disk: pci-0, format: xfs', 'a.yaml:3:9: root.state has a label of more than 12 characters, which XFS cannot have (a shorter label, or format: ext4)'),
+  a('a wipe of no disk', 'state: none', 'state: LABEL=s, wipe: true', 'a.yaml:3:25: root.wipe does not say which disk (name it: disk: pci-0000:00:05.0)'),
+  a('a cache that is wiped', 'state: none', 'state: LABEL=s, disk: pci-0, cache: disk, wipe: true', 'a.yaml:3:51: root.wipe takes away at each boot what cache: disk keeps (one of both)'),
+  a('an answer that is neither yes nor no', 'state: none', 'state: LABEL=s, wipe: yes', 'a.yaml:3:31: root.wipe: must be true or false'),
+  a('an unknown way out', 'state: none', 'state: LABEL=s, onMissing: ignore', 'a.yaml:3:36: root.onMissing: must be fail or ephemeral, not ignore'),
+  a('a size in words', 'state: none', 'size: 2 GiB', 'a.yaml:3:15: root.size: not a size of a tmpfs, such as 50% or 2g'),
+  a('more than all of the RAM', 'state: none', 'size: 150%', 'a.yaml:3:15: root.size: not a size of a tmpfs, such as 50% or 2g'),
+  a('a serial that is a date', 'state: none', 'minSerial: 2026-11-21', 'a.yaml:3:20: root.minSerial: not a serial of an image: a whole number'),
+  a('a misspelt member of root', 'state: none', 'onmissing: fail', 'a.yaml:3:9: unknown key onmissing (did you mean onMissing?)'),
+  a('a private key', '{ keys: [', '{ keys: ["-----BEGIN OPENSSH PRIVATE KEY-----", ', 'a.yaml:16:15: ssh.keys.0: this is a private key: give the public one, the .pub file beside it, and make a new pair, since this one has been shown'),
+  a('the name of a key', '{ keys: [', '{ keys: [~/.ssh/id_ed25519.pub, ', 'a.yaml:16:15: ssh.keys.0: this is the name of a file: give the line that stands in it'),
+  a('a key that was cut', 'NTE5', '', 'a.yaml:16:15: ssh.keys.0: ssh-ed25519: the base64 is no key of that type, or not all of one'),
+  a('one key that is no list', /* of the profile */ 'ssh: { keys: [', 'ssh: { keys: x }\nvars2: { a: [', "a.yaml:16:14: ssh.keys: must be a list, such as [a, b], not x", 'a.yaml:17:1: unknown key vars2 (did you mean vars?)'),
+  a("a node's key that is none", 'exit: sanboot', 'ssh: { keys: [hello] }', 'a.yaml:14:19: nodes.n2.ssh.keys.0: not a line of authorized_keys: ssh-ed25519 or ecdsa-sha2-nistp256, … and base64 behind it'),
+  a('a path that leaves /config', 'etc/motd:', '../etc/motd:', 'a.yaml:17:11: config.../etc/motd: not a path below /config, such as etc/motd: no leading slash, no .. and no spaces'),
+  a('an absolute path', 'etc/motd:', '/etc/motd:', 'a.yaml:17:11: config./etc/motd: not a path below /config, such as etc/motd: no leading slash, no .. and no spaces'),
+  a('a path of a dot', 'etc/motd:', 'etc/./motd:', 'a.yaml:17:11: config.etc/./motd: not a path below /config, such as etc/motd: no leading slash, no .. and no spaces'),
+  a('keys of images from the network', 'etc/motd:', 'keys/site.pub:', 'a.yaml:17:11: config.keys/site.pub: cannot come from here: whose images a machine trusts is said by its initrd, or by the disk RACKSEED-CONFIG in it'),
+  a('ssh keys as a file', 'etc/motd:', 'authorized_keys:', 'a.yaml:17:11: config.authorized_keys: has a key of its own: ssh: { keys: [..] }'),
+  a('a private key as a file', 'hello', '"-----BEGIN OPENSSH PRIVATE KEY-----"', 'a.yaml:17:21: config.etc/motd: a private key has no place in a profile: a file of the disk RACKSEED-CONFIG can be one'),
+  a('a file without text', 'hello', '[hello]', 'a.yaml:17:21: config.etc/motd: must be one value, not a list'),
+  a('a file that is a directory too', 'run.sh:', 'etc:', 'a.yaml:17:11: config: etc is a file, so etc/motd cannot be one in it'),
+  a("a node's file that is the profile's directory", 'exit: sanboot', 'config: { etc: x }', 'a.yaml:14:13: nodes.n2.config: etc is a file, so etc/motd cannot be one in it'),
+  a('more than is sent', 'hello', `"${'é'.repeat(32768)}"`, 'a.yaml:17:1: config: 65546 bytes in all, at most 65536 fit (what is larger is an artifact: rackseed artifact add)'),
+  a("more than is sent, with the profile's", 'exit: sanboot', `config: { big: ${'x'.repeat(65530)} }`, "a.yaml:14:5: nodes.n2.config: 65545 bytes in all with the profile's, at most 65536 fit (what is larger is an artifact: rackseed artifact add)"),
+  a('a shell that is perhaps', 'shell: true', 'shell: maybe', 'a.yaml:18:8: shell: must be true or false'),
+  a('a parameter that the shell has', 'quiet', 'rackseed.shell=1', 'a.yaml:2:26: cmdline.1: rackseed sets this parameter itself for each boot'),
+  a('a parameter that the cache has', 'quiet', 'rackseed.state=LABEL=x', 'a.yaml:2:26: cmdline.1: rackseed sets this parameter itself for each boot'),
+  b('ssh keys beside boot: local', 'nodes:', `ssh: { keys: [${KEY}] }\nnodes:`, 'b.yaml:2:1: ssh has no meaning with boot: local'),
+  b('config and a shell beside boot: local', 'nodes:', 'config: { a: x }\nshell: true\nnodes:', 'b.yaml:2:1: config has no meaning with boot: local', 'b.yaml:3:1: shell has no meaning with boot: local'),
   a('root that is no map', 'root: { state: none }', 'root: none', 'a.yaml:3:7: root: must be a map, such as { key: value }, not none'),
   a('an unknown repository', 'repo: post-boot', 'repo: postboot', 'a.yaml:4:19: unknown repository postboot (did you mean post-boot?)'),
   a('an unknown ref', 'ref: main', 'ref: mian', 'a.yaml:4:35: repository post-boot has no branch, tag or commit mian'),

@@ -51,6 +51,19 @@ describe('rackseed check', () => {
     expect(rest).toEqual(['not checked: artifact k0s v1.36.1+k0s.0', 'not checked: image debian-k0s']);
   });
 
+  test("the operator's own images are checked too, with what they inherit of the shipped ones", async () => {
+    const image = (text: string): void => {
+      mkdirSync(join(dir, 'images/own'), { recursive: true });
+      writeFileSync(join(dir, 'images/own/image.yaml'), text);
+    };
+    const count = async (): Promise<number> => Number(/(\d+) image specs/.exec(await check())![1]);
+    const shipped = await count();
+    image('from: debian-k0s\npackages: [vim]\n');
+    expect(await count()).toBe(shipped + 1);
+    image('from: debain-k0s\n');
+    expect(await faultsOf()).toEqual({ code: 'IMAGE_SPEC_INVALID', faults: ['images/own/image.yaml:1:7: from: there is no image debain-k0s (did you mean debian-k0s?)'] });
+  });
+
   test('it writes nothing, not even a state directory', async () => {
     await check();
     expect(readdirSync(dir).sort()).toEqual(['boot-profiles', 'rackseed.yaml']);

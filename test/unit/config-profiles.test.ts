@@ -12,7 +12,7 @@ import type { Resolver } from '../../src/config/resolver.ts';
 import { digestOfValue } from '../../src/digest.ts';
 import { formatFault } from '../../src/errors.ts';
 import { SHIPPED } from '../../src/shipped.ts';
-import { BROKEN, broken, good, KNOWN } from './broken-profiles.ts';
+import { BROKEN, broken, good, KEY, KNOWN, OTHER_KEY } from './broken-profiles.ts';
 import { COMMIT, IMAGE, knownResolver } from './known-resolver.ts';
 
 const SUBNETS = [{ subnet: parseSubnet(KNOWN.subnet)!, serverIp: KNOWN.serverIp, router: KNOWN.router }];
@@ -41,6 +41,9 @@ describe('good profiles', () => {
       postBoot: { repo: 'post-boot', commit: COMMIT, steps: 'k0s-single' },
       artifacts: { k0s: await knownResolver.artifact('k0s', KNOWN.version) },
       vars: { replicas: '3' },
+      sshKeys: [KEY],
+      config: { 'etc/motd': 'hello', 'run.sh': '#!/bin/sh\n' },
+      shell: true,
     });
     expect(id).toBe(digestOfValue(generation.bootSets[id]));
     expect(generation.profiles['b']).toEqual({ name: 'b' });
@@ -55,6 +58,36 @@ describe('good profiles', () => {
     expect(nodes['n3']).not.toHaveProperty('dhcpOptions');
     const empty = await generationOf(one('boot: local\ndhcpOptions:\nnodes:\n  n1: { macs: [52:54:00:12:34:56], dhcpOptions: {} }\n'));
     expect(empty.nodes['n1']).not.toHaveProperty('dhcpOptions');
+  });
+
+  test('what is said of the root is in the boot set, and nothing else: what is not said keeps its digest', async () => {
+    const rootOf = async (root: string) => Object.values((await generationOf(one(`image: debian-k0s\nroot: ${root}\n`))).bootSets)[0]!.root;
+    expect(await rootOf('{ state: LABEL=s, disk: pci-0000:00:1f.2-ata-1-part2, format: xfs, wipe: true, onMissing: ephemeral, size: 2G, minSerial: 1764000000 }')).toEqual({ state: 'LABEL=s', disk: 'pci-0000:00:1f.2-ata-1-part2', format: 'xfs', wipe: true, onMissing: 'ephemeral', size: '2g', minSerial: 1764000000 });
+    expect(await rootOf('{ state: LABEL=s, cache: disk }')).toEqual({ state: 'LABEL=s', cache: 'disk' });
+    for (const root of ['', '{ }', '{ wipe: false }', '{ state: none }']) expect(await rootOf(root)).toEqual({ state: 'none' });
+  });
+
+  test('keys, files and a shell that are empty or false leave the digest of the boot set and of the node alone', async () => {
+    const text = 'image: debian-k0s\nnodes:\n  n1: { macs: [52:54:00:12:34:56] }\n';
+    const { id } = await generationOf(one(text));
+    for (const more of ['ssh:\n', 'ssh: { keys: }\n', 'ssh: { keys: [] }\n', 'config:\n', 'config: {}\n', 'shell: false\n']) expect((await generationOf(one(more + text))).id).toBe(id);
+    for (const more of ['ssh: { keys: [] }', 'config: {}']) expect((await generationOf(one(text.replace(' }', `, ${more} }`)))).id).toBe(id);
+  });
+
+  test("a node's own keys and files are the node's, not its boot set's", async () => {
+    const text = 'image: debian-k0s\nnodes:\n  n1: { macs: [52:54:00:12:34:56] }\n';
+    const plain = await generationOf(one(text));
+    const { nodes, profiles, id } = await generationOf(one(text.replace(' }', `, ssh: { keys: [${OTHER_KEY}] }, config: { etc/motd: 1.30 } }`)));
+    expect(nodes['n1']).toMatchObject({ sshKeys: [OTHER_KEY], config: { 'etc/motd': '1.30' } });
+    expect(profiles['a']!.bootSet).toBe(plain.profiles['a']!.bootSet);
+    expect(id).not.toBe(plain.id);
+  });
+
+  test("the image's own parameters come before the profile's, and count for its length", async () => {
+    const wants = (cmdline: string[]): Resolver => ({ ...knownResolver, image: async () => ({ ...IMAGE, cmdline }) });
+    const { bootSets } = await generationOf(one('image: debian-k0s\ncmdline: [quiet]\n'), wants(['console=ttyS0', 'panic=10']));
+    expect(Object.values(bootSets)[0]!.cmdline).toEqual(['console=ttyS0', 'panic=10', 'quiet']);
+    expect(await faultsOf(one('image: debian-k0s\ncmdline: [quiet]\n'), wants(['x'.repeat(1495)]))).toEqual(['a.yaml:2:10: cmdline has 1501 characters with the image\'s own (1495), at most 1500 fit']);
   });
 
   test('loader: uki is taken where the image has a UKI, which the boot set then names', async () => {
@@ -99,7 +132,7 @@ describe('good profiles', () => {
     const { id } = await generationOf(good());
     expect((await generationOf([...good()].reverse())).id).toBe(id);
     const lines = good()[0]!.text.split('\n');
-    const reordered = [...lines.slice(6, 7), ...lines.slice(8, 14), lines[7]!, lines[14]!, ...lines.slice(0, 6).reverse(), ''].join('\n');
+    const reordered = [...lines.slice(6, 7), ...lines.slice(8, 14), lines[7]!, ...lines.slice(14, 18).reverse(), ...lines.slice(0, 6).reverse(), ''].join('\n');
     expect((await generationOf([{ file: 'elsewhere/a.yaml', text: reordered }, good()[1]!])).id).toBe(id);
   });
 

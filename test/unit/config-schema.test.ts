@@ -14,7 +14,7 @@ describe('docs/schema', () => {
 
   test('every key of a boot profile is known to the editor, and none that is not supported yet', () => {
     const schema = JSON.parse(readFileSync(fileOf('boot-profile.schema.json'), 'utf8')) as { properties: object; additionalProperties: boolean };
-    expect(Object.keys(schema.properties)).toEqual(['image', 'boot', 'cmdline', 'root', 'postBoot', 'artifacts', 'vars', 'dhcpOptions', 'loader', 'loaders', 'nodes']);
+    expect(Object.keys(schema.properties)).toEqual(['image', 'boot', 'cmdline', 'root', 'postBoot', 'artifacts', 'vars', 'ssh', 'config', 'shell', 'dhcpOptions', 'loader', 'loaders', 'nodes']);
     expect(schema.additionalProperties).toBe(false);
   });
 

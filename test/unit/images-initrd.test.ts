@@ -1,12 +1,12 @@
 // The initrd and its parts: which modules get in, in which order, and that equal input gives equal bytes.
 import { execFileSync } from 'node:child_process';
-import { chmodSync, cpSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, utimesSync, writeFileSync } from 'node:fs';
+import { chmodSync, cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, utimesSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { sha256Hex } from '../../src/digest.ts';
 import { cpio } from '../../src/images/cpio.ts';
-import { compressed, initrdArchive, type InitrdParts } from '../../src/images/initrd.ts';
+import { compressed, INITRD_PROGRAMS, initrdArchive, type InitrdParts } from '../../src/images/initrd.ts';
 import { moduleTables, readModuleIndex, selectModules } from '../../src/images/modules.ts';
 
 let dir: string;
@@ -88,6 +88,21 @@ describe('initrd', () => {
     cpSync(parts.stage, changed, { recursive: true, verbatimSymlinks: true });
     writeFileSync(join(changed, 'init'), '#!/bin/busybox sh\n:\n');
     expect(sha256Hex((await initrdArchive({ ...parts, stage: changed })).archive)).not.toBe(sha256Hex((await initrdArchive(parts)).archive));
+  });
+
+  test('has what the image brings: programs as far as they are there, firmware, what PID 1 needs by name, and files of the build', async () => {
+    const root = join(dir, 'root');
+    for (const path of ['usr/bin', 'usr/lib/systemd', 'usr/lib/firmware', 'sbin', 'usr/sbin']) mkdirSync(join(root, path), { recursive: true });
+    symlinkSync('../usr/lib/systemd/systemd', join(root, 'sbin/init'));
+    for (const path of ['usr/lib/systemd/systemd', 'usr/bin/minisign', 'usr/lib/firmware/a.bin']) writeFileSync(join(root, path), path);
+    const { archive } = await initrdArchive({ ...parts, root, programs: INITRD_PROGRAMS, requiredPrograms: ['/usr/bin/minisign'], firmware: ['*.bin'], files: [{ path: 'etc/rackseed/floor', kind: 'file', mode: 0o644, data: Buffer.from('7\n') }] });
+    const out = join(dir, 'with-root');
+    mkdirSync(out);
+    execFileSync('cpio', ['-idm', '--quiet'], { cwd: out, input: archive });
+    const text = (path: string) => readFileSync(join(out, path), 'utf8');
+    expect([text('bin/minisign'), text('lib/firmware/a.bin'), text('lib/rackseed/first'), text('etc/rackseed/floor')]).toEqual(['usr/bin/minisign', 'usr/lib/firmware/a.bin', '/usr/lib/systemd/systemd\n', '7\n']);
+    expect(existsSync(join(out, 'usr/sbin/dmsetup'))).toBe(false);
+    await expect(initrdArchive({ ...parts, root, requiredPrograms: ['/usr/sbin/dmsetup'] })).rejects.toThrow(expect.objectContaining({ code: 'IMAGE_BUILD_FAILED' }));
   });
 
   test('a directory stands before what is in it, also when nobody named it', () => {

@@ -7,7 +7,7 @@ import { sha256Hex } from '../../src/digest.ts';
 import { imageBuild } from '../../src/commands/image.ts';
 import { inputDigest } from '../../src/images/inputs.ts';
 import { createImageStore, imageDigest, LATEST, type ImageManifest } from '../../src/images/manifest.ts';
-import { readImageSpec } from '../../src/images/spec.ts';
+import { forArch, readImageSpec } from '../../src/images/spec.ts';
 import { CHUNK_SIZE, chunkDigests, hasFiles, hasUki, verifyImage } from '../../src/images/verify.ts';
 import { SHIPPED } from '../../src/shipped.ts';
 import { createBlobStore } from '../../src/store/blobs.ts';
@@ -126,7 +126,7 @@ describe('the files of an image', () => {
 
   test('a build that has nothing to do says that the UKI is lost', async () => {
     const name = 'debian-k0s';
-    const spec = readImageSpec(SHIPPED.images, name);
+    const spec = forArch(readImageSpec(SHIPPED.images, name));
     const image: ImageManifest = { ...(await stored()), name, input: inputDigest(spec, join(SHIPPED.images, name), join(SHIPPED.images, 'common')), uki: { digest: digest('e'), size: 3, cmdline: '', signed: true } };
     await createImageStore(dir).put(image);
     expect((await imageBuild(name, { state: dir, output: 'table' })).split('\n')[0]).toBe(`image ${name} unchanged; its UKI is lost, make it again: rackseed image uki ${name}`);

@@ -4,9 +4,12 @@ import { chmodSync, existsSync, lstatSync, mkdirSync, mkdtempSync, readFileSync,
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { dpkgExcludes, reasonIn } from '../../src/images/base-debian.ts';
+import { finishScript } from '../../src/images/finish.ts';
+import { placeGenerated } from '../../src/images/generated.ts';
 import { inputDigest } from '../../src/images/inputs.ts';
-import { checkKernel, dpkgExcludes, findKernel, finishScript, installedPackages, placeFiles, placeTree, reasonIn } from '../../src/images/rootfs.ts';
-import { parseImageSpec, type ImageSpec } from '../../src/images/spec.ts';
+import { checkKernel, findBusybox, findKernel, installedPackages, placeFiles, placeTree } from '../../src/images/rootfs.ts';
+import { forArch, parseImageSpec, type ArchSpec } from '../../src/images/spec.ts';
 
 const MINIMAL = 'base: { debian: trixie }\nkernel: { package: linux-image-cloud-amd64 }\n';
 
@@ -20,7 +23,7 @@ beforeEach(() => {
 });
 afterEach(() => rmSync(dir, { recursive: true }));
 
-const spec = (more = ''): ImageSpec => parseImageSpec(MINIMAL + more, 'image.yaml', dir);
+const spec = (more = ''): ArchSpec => forArch(parseImageSpec(MINIMAL + more, 'image.yaml', dir));
 
 describe('files', () => {
   test('come with contents, from beside image.yaml, or as links, with their modes', () => {
@@ -64,7 +67,7 @@ describe('the finishing script', () => {
   test('is valid shell, with users before owners before services', () => {
     const script = finishScript(spec('users:\n  - { name: etcd, uid: 901 }\nfiles:\n  - { path: /x, contents: a, owner: etcd }\nservices: { enable: [a.service], mask: [b.timer] }\nexclude: ["/usr/share/man/*"]\n'));
     execFileSync('sh', ['-n'], { input: script });
-    const order = ['groupadd', 'useradd', 'chown', 'mask', 'enable', '-delete'].map((word) => script.indexOf(word));
+    const order = ['in_root groupadd', 'in_root useradd', 'chown', ' mask ', ' enable ', '-delete'].map((word) => script.indexOf(word));
     expect(order).toEqual([...order].sort((a, b) => a - b));
     expect(order[0]).toBeGreaterThan(0);
   });
@@ -83,8 +86,82 @@ describe('the finishing script', () => {
     expect(existsSync(join(root, 'var/log/apt'))).toBe(true);
   });
 
+  test("moves what belongs to the image out of /var, and leaves links in its place", () => {
+    for (const file of ['var/lib/dpkg/status', 'var/lib/apt/extended_states', 'var/lib/pam/seen', 'var/lib/systemd/deb-systemd-helper-enabled/a', 'var/lib/dhcp/leases', 'var/cache/man/x', 'var/lib/shells.state']) {
+      mkdirSync(join(root, file, '..'), { recursive: true });
+      writeFileSync(join(root, file), 'Package: git\nStatus: install ok installed\nVersion: 1\n');
+    }
+    const script = finishScript(spec());
+    // A second run, as in a base that was an image already, has nothing to move.
+    for (const _run of [1, 2]) execFileSync('sh', ['-s', root], { input: script });
+    expect(readlinkSync(join(root, 'var/lib/dpkg'))).toBe('../../usr/lib/rackseed/var/lib/dpkg');
+    expect(readlinkSync(join(root, 'var/lib/systemd/deb-systemd-helper-enabled'))).toBe('../../../usr/lib/rackseed/var/lib/systemd/deb-systemd-helper-enabled');
+    for (const file of ['var/lib/dpkg/status', 'var/lib/apt/extended_states', 'var/lib/shells.state', 'var/lib/systemd/deb-systemd-helper-enabled/a']) expect(readFileSync(join(root, file), 'utf8'), file).not.toBe('');
+    expect(installedPackages(root)).toEqual(['git 1']);
+    expect(lstatSync(join(root, 'var/lib/dhcp')).isDirectory()).toBe(true);
+    expect(execFileSync('find', ['var', '-type', 'f'], { cwd: root, encoding: 'utf8' }).trim()).toBe('var/lib/dhcp/leases');
+  });
+
+  test('makes the directories that the initrd stage mounts on', () => {
+    execFileSync('sh', ['-s', root], { input: finishScript(spec('layout: { persist: [/var, /data/deep] }\n')) });
+    for (const path of ['usr', 'var', 'data/deep', 'config']) expect(lstatSync(join(root, path)).isDirectory(), path).toBe(true);
+    symlinkSync('/etc', join(root, 'opt'));
+    expect(() => execFileSync('sh', ['-s', root], { input: finishScript(spec()), stdio: 'pipe' })).toThrow(expect.objectContaining({ stdout: Buffer.from('layout: /opt is a link in this image, and must be a directory\n') }));
+  });
+
+  test("never leaves the root through a link of a base that is somebody else's", () => {
+    mkdirSync(join(dir, 'host/cache'), { recursive: true });
+    writeFileSync(join(dir, 'host/cache/precious'), '');
+    writeFileSync(join(dir, 'host/machine-id'), 'mine');
+    symlinkSync(join(dir, 'host/machine-id'), join(root, 'etc/machine-id'));
+    symlinkSync(join(dir, 'host'), join(root, 'var'));
+    expect(() => execFileSync('sh', ['-s', root], { input: finishScript(spec()), stdio: 'pipe' })).toThrow(expect.objectContaining({ stdout: Buffer.from('/var is a link in this image, and must be a directory\n') }));
+    rmSync(join(root, 'var'));
+    execFileSync('sh', ['-s', root], { input: finishScript(spec()) });
+    expect([existsSync(join(dir, 'host/cache/precious')), readFileSync(join(dir, 'host/machine-id'), 'utf8')]).toEqual([true, 'mine']);
+    expect(readFileSync(join(root, 'etc/machine-id'), 'utf8')).toBe('');
+  });
+
+  test.each([
+    ['users', 'users: [{ name: a, uid: 901 }]\n', 'users: the image has neither useradd nor adduser'],
+    ['units of systemd', 'services: [ssh.service]\n', 'services: ssh.service: the image has no systemctl'],
+  ])('says what a base lacks for %s', (_what, yaml, message) => {
+    expect(() => execFileSync('sh', ['-s', root], { input: finishScript(spec(yaml)), stdio: 'pipe' })).toThrow(expect.objectContaining({ stdout: Buffer.from(`${message}\n`) }));
+  });
+
   test('dpkg learns the same, and that copyrights stay', () => {
     expect(dpkgExcludes(spec('exclude: ["/usr/share/doc/*"]\n'))).toBe('path-exclude=/usr/share/doc/*\npath-include=/usr/share/doc/*/copyright\n');
+  });
+});
+
+describe('what the builder writes', () => {
+  beforeEach(() => mkdirSync(join(root, 'usr/lib/systemd/system'), { recursive: true }));
+
+  test('tells the initrd stage which paths are read-only, which persist, and where the configuration goes', () => {
+    placeGenerated(spec('layout: { persist: [/var, /srv] }\n'), root);
+    expect(readFileSync(join(root, 'etc/rackseed/layout'), 'utf8')).toBe('readonly /usr\npersist /var\npersist /srv\nconfig /config\n');
+  });
+
+  test("are the image's own units", () => {
+    writeFileSync(join(dir, 'b'), 'from a file');
+    placeGenerated(spec('services: [{ name: a.service, contents: text }, { name: b.service, source: b }]\n'), root);
+    expect([readFileSync(join(root, 'usr/lib/systemd/system/a.service'), 'utf8'), readFileSync(join(root, 'usr/lib/systemd/system/b.service'), 'utf8')]).toEqual(['text', 'from a file']);
+  });
+
+  test('are onboot steps, each after the one before, all before services', () => {
+    writeFileSync(join(dir, 'two'), '#!/usr/bin/python3\n');
+    const yaml = 'onboot: [{ name: one, run: "echo 1" }, { name: two, source: two }]\n';
+    expect(() => placeGenerated(spec(yaml), root)).toThrow(expect.objectContaining({ code: 'IMAGE_BUILD_FAILED', message: expect.stringMatching(/^onboot: the image has no systemd/) as string }));
+    writeFileSync(join(root, 'usr/lib/systemd/systemd'), '');
+    placeGenerated(spec(yaml), root);
+    const script = (name: string) => readFileSync(join(root, 'usr/lib/rackseed/onboot', name), 'utf8');
+    expect([script('one'), script('two')]).toEqual(['#!/bin/sh\nset -eu\necho 1\n', '#!/usr/bin/python3\n']);
+    expect(lstatSync(join(root, 'usr/lib/rackseed/onboot/one')).mode & 0o777).toBe(0o755);
+    const units = join(root, 'usr/lib/systemd/system');
+    const unit = readFileSync(join(units, 'rackseed-onboot-two.service'), 'utf8');
+    expect(unit).toMatch(/^Requires=sysinit\.target rackseed-onboot-one\.service$/m);
+    expect(unit).toMatch(/^After=sysinit\.target rackseed-onboot-one\.service$/m);
+    expect(readFileSync(join(units, 'basic.target.requires/rackseed-onboot-two.service'), 'utf8')).toBe(unit);
   });
 });
 
@@ -92,9 +169,52 @@ describe('the root', () => {
   test('has exactly one kernel', () => {
     expect(() => findKernel(root)).toThrow(/\/boot has 0 kernels/);
     writeFileSync(join(root, 'boot/vmlinuz-6.1'), '');
+    expect(() => findKernel(root)).toThrow(/vmlinuz-6\.1 has no modules: \/lib\/modules has nothing/);
+    mkdirSync(join(root, 'usr/lib/modules/6.1'), { recursive: true });
     expect(findKernel(root)).toEqual({ version: '6.1', image: join(root, 'boot/vmlinuz-6.1'), modules: join(root, 'usr/lib/modules/6.1') });
     writeFileSync(join(root, 'boot/vmlinuz-6.2'), '');
     expect(() => findKernel(root)).toThrow(/\/boot has 2 kernels/);
+  });
+
+  test("has the modules of a kernel that is called after its flavor, as Alpine's", () => {
+    writeFileSync(join(root, 'boot/vmlinuz-virt'), '');
+    mkdirSync(join(root, 'usr/lib/modules/6.12.31-0-virt'), { recursive: true });
+    expect(findKernel(root)).toMatchObject({ version: '6.12.31-0-virt', modules: join(root, 'usr/lib/modules/6.12.31-0-virt') });
+    mkdirSync(join(root, 'usr/lib/modules/other'));
+    expect(() => findKernel(root)).toThrow(/vmlinuz-virt has no modules: \/lib\/modules has 6\.12\.31-0-virt, other/);
+  });
+
+  test("never gives a file of the builder's machine away as its kernel", () => {
+    writeFileSync(join(dir, 'secret'), 'secret');
+    mkdirSync(join(root, 'usr/lib/modules/6.1'), { recursive: true });
+    symlinkSync(join(dir, 'secret'), join(root, 'boot/vmlinuz-6.1'));
+    expect(() => findKernel(root)).toThrow(/\/boot has 1 kernels/);
+    // Where the link leads inside of the root is taken.
+    mkdirSync(join(root, dir), { recursive: true });
+    writeFileSync(join(root, dir, 'secret'), 'own');
+    expect(readFileSync(findKernel(root).image, 'utf8')).toBe('own');
+  });
+
+  test('needs a static busybox, its own or that of this machine', () => {
+    const elf = (dynamic: boolean): Buffer => {
+      const bytes = Buffer.alloc(64 + 56);
+      bytes.set([0x7f, 0x45, 0x4c, 0x46, 2, 1, 1]);
+      bytes.writeBigUInt64LE(64n, 32);
+      bytes.writeUInt16LE(56, 54);
+      bytes.writeUInt16LE(1, 56);
+      bytes.writeUInt32LE(dynamic ? 3 : 1, 64);
+      return bytes;
+    };
+    const own = join(dir, 'busybox');
+    expect(() => findBusybox(root, 'amd64', own)).toThrow(/no static busybox.*: it has none/);
+    writeFileSync(join(root, 'usr/bin/busybox'), elf(true));
+    expect(() => findBusybox(root, 'amd64', own)).toThrow(/its \/usr\/bin\/busybox needs shared libraries/);
+    writeFileSync(own, elf(false));
+    const here = process.arch === 'arm64' ? 'arm64' : 'amd64';
+    expect(findBusybox(root, here, own)).toBe(own);
+    expect(() => findBusybox(root, here === 'amd64' ? 'arm64' : 'amd64', own)).toThrow(/no static busybox/);
+    writeFileSync(join(root, 'usr/bin/busybox.static'), elf(false));
+    expect(findBusybox(root, here, own)).toBe(join(root, 'usr/bin/busybox.static'));
   });
 
   test.each([
@@ -111,6 +231,7 @@ describe('the root', () => {
       bytes.writeUInt16LE(machine, 0x44);
     }
     writeFileSync(join(root, 'boot/vmlinuz-6.1'), bytes);
+    mkdirSync(join(root, 'usr/lib/modules/6.1'), { recursive: true });
     const check = () => checkKernel('arm64', findKernel(root));
     if (fault) expect(check).toThrow(expect.objectContaining({ code: 'IMAGE_BUILD_FAILED', message: expect.stringMatching(fault) as string }));
     else expect(check).not.toThrow();

@@ -134,6 +134,16 @@ describe('10-storage', () => {
     expect((await box.sh('mountpoint -q /var/lib/k0s')).code).not.toBe(0);
   });
 
+  test('a /var that the initrd stage has mounted for real is taken as it is, but for a tmpfs of its own where one is asked for', async () => {
+    await box.sh('mkdir -p /run/all && mount -t tmpfs state /run/all && mkdir -p /run/all/persist/var/lib && mount --bind /run/all/persist/var/lib /var/lib');
+    for (const [state, result] of [['LABEL=state', 'changed'], ['LABEL=state', 'unchanged'], ['none', 'unchanged']] as const) {
+      expect(await box.step('10-storage', { RACKSEED_ROOT_STATE: state })).toMatchObject({ code: 0, result, out: '/var/lib/k0s is on the tmpfs of /var\n' });
+    }
+    expect((await box.sh('mountpoint -q /var/lib/k0s')).code).not.toBe(0);
+    expect(await box.step('10-storage', { RACKSEED_ROOT_STATE: 'none', RACKSEED_VAR_K0S_TMPFS: '64m' })).toMatchObject({ code: 0, result: 'changed' });
+    expect((await box.sh('findmnt -no SIZE /var/lib/k0s; umount /var/lib/k0s /var/lib /run/all')).out.trim()).toBe('64M');
+  });
+
   test('a file system that is not fit for containers is refused', async () => {
     await box.sh('mkdir -p /run/rackseed-state && mount -t tmpfs state /run/rackseed-state');
     const ran = await box.step('10-storage', { RACKSEED_ROOT_STATE: 'LABEL=state' });

@@ -19,7 +19,7 @@ test.each(LAB_FIRMWARE.filter((name) => firmwareRow(name).drivers || firmwareRow
     expect([lstatSync(dir).isSymbolicLink(), dir.startsWith(state)]).toEqual([false, true]);
     const [mine, theirs] = [readImageSpec(dir, LAB_IMAGE), readImageSpec(SHIPPED.images, LAB_IMAGE)];
     const arch = firmwareRow(firmware).arch ?? 'amd64';
-    expect(mine).toEqual({ ...theirs, arch, kernel: { ...theirs.kernel, package: arch === 'arm64' ? 'linux-image-cloud-arm64' : 'linux-image-amd64' } });
+    expect(mine).toEqual({ ...theirs, arch: [arch], kernel: { ...theirs.kernel, package: arch === 'arm64' ? 'linux-image-cloud-arm64' : 'linux-image-amd64' } });
     expect(readdirSync(dir, { recursive: true }).sort()).toEqual(readdirSync(SHIPPED.images, { recursive: true }).sort());
   }
   expect(readFileSync(join(SHIPPED.images, LAB_IMAGE, 'image.yaml'), 'utf8')).toBe(shipped);

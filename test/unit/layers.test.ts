@@ -10,7 +10,7 @@ const LAYERS: readonly [layer: string, files: RegExp][] = [
   ['values', /^(addr|digest|errors)\.ts$/],
   ['codecs', /^(dhcp\/(packet|options|framing|fields|names|overload|option-(numbers|table|values))|tftp\/packet)\.ts$/],
   ['rules', /^(budget|boot\/.*|dhcp\/lease-formats\/.*|dhcp\/(book|client|counters|inbox|lease|links|reply|rivals|subnet|transport)|http\/room|tftp\/(pieces|room|rto|terms|transfer|transfer-state)|postboot\/facts)\.ts$/],
-  ['state', /^(booter|boot-ends|boot-quirks|discovered|loaders|loader-(files|sets)|log|metrics|shipped|privileges|net\/.*|threads\/.*|config\/.*|store\/.*|postboot\/.*|images\/(manifest|spec))\.ts$/],
+  ['state', /^(booter|boot-ends|boot-quirks|discovered|loaders|loader-(files|sets)|log|metrics|shipped|privileges|net\/.*|threads\/.*|config\/.*|store\/.*|postboot\/.*|images\/(manifest|spec(-[a-z]+)?))\.ts$/],
   ['servers', /^(dhcp|tftp|http)\/.*\.ts$/],
   ['parts', /^(daemon|daemon\/.*|lab\/.*|images\/.*|probe\/.*)\.ts$/],
   ['commands', /^commands\/.*\.ts$/],

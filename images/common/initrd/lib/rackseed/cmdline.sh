@@ -58,10 +58,10 @@ read_url() { # TEXT
   url=http://$authority
 }
 
-# Reads the kernel command line in FILE into $cmd_url, $cmd_boot, $cmd_ip (the whole value), $cmd_bootif (a MAC), $cmd_tries, $cmd_wait,
-# $cmd_margin (MiB), $cmd_bond, $cmd_vlan (whole). As in the kernel, the last of two equal keys wins and `"` groups words; what is inside of quotes is never ours.
+# Reads the kernel command line in FILE into $cmd_url (whole: URLs with commas between), $cmd_boot, $cmd_ip (the whole value), $cmd_bootif (a MAC),
+# $cmd_tries, $cmd_wait, $cmd_margin (MiB), $cmd_bond, $cmd_vlan (whole), $cmd_state (`LABEL=x`, the disk with the cached images), $cmd_shell (1). As in the kernel, the last of two equal keys wins and `"` groups words; what is inside of quotes is never ours.
 read_cmdline() { # FILE
-  cmd_url= cmd_boot= cmd_ip= cmd_net= cmd_bootif= cmd_tries= cmd_wait= cmd_margin= cmd_bond= cmd_vlan=
+  cmd_url= cmd_boot= cmd_ip= cmd_net= cmd_bootif= cmd_tries= cmd_wait= cmd_margin= cmd_bond= cmd_vlan= cmd_state= cmd_shell=
   line= quoted=
   read -r line <"$1"
   set -f
@@ -84,6 +84,8 @@ read_cmdline() { # FILE
       rackseed.tries=*) is_number "$value" && [ "$value" -ge 1 ] && cmd_tries=$value ;;
       rackseed.wait=*) is_number "$value" && cmd_wait=$value ;;
       rackseed.margin=*) is_number "$value" && cmd_margin=$value ;;
+      rackseed.state=*) is_word "${value#LABEL=}" && [ "$value" != "${value#LABEL=}" ] && cmd_state=$value ;;
+      rackseed.shell=1) cmd_shell=1 ;;
       ip=*) cmd_ip=$value ;;
       bond=*) cmd_bond=$value ;;
       vlan=*) cmd_vlan=$value ;;

@@ -1,16 +1,24 @@
-# The squashfs, from its digest to bytes that are verified. The places lie under /run/initramfs, which systemd leaves alone at shutdown.
+# The squashfs, from its digest to a file that is whole. The places lie under /run/initramfs, which systemd leaves alone at shutdown.
 STAGE=${STAGE:-/run/initramfs}
 WGET_ERR=${WGET_ERR:-/tmp/wget.err}
 # A connection that brings nothing for 20 s is dropped and resumed. Not with busybox 1.35 of Debian 12: its static wget crashes on -T (measured).
 STALL=${STALL--T 20}
 
-# The squashfs lies in RAM for as long as the node runs, so what must stay free for the system itself is asked for before the download.
+# Where the squashfs lies, in $image_file: in a tmpfs of its own, or where the cache (cache.sh) has put $image_dir. Until it is whole, it is called .part.
+image_place() {
+  image_dir=${image_dir:-$STAGE/image}
+  image_file=$image_dir/$squashfs_digest.squashfs
+}
+
+# A squashfs in RAM lies there for as long as the node runs, so what must stay free for the system itself is asked for before the download.
 memory() {
   while read -r key available _; do
     [ "$key" = MemAvailable: ] && break
   done <"${MEMINFO:-/proc/meminfo}"
+  image_place
   have_bytes
-  need=$(((squashfs_size - have) / 1048576 + 1))
+  need=0
+  [ "$image_dir" != "$STAGE/image" ] || need=$(((squashfs_size - have) / 1048576 + 1))
   margin=${cmd_margin:-192}
   available=$((available / 1024))
   [ "$available" -ge $((need + margin)) ] && return 0
@@ -20,7 +28,9 @@ memory() {
 
 have_bytes() {
   have=0
-  [ ! -e "$STAGE/image/root.squashfs" ] || have=$(stat -c %s "$STAGE/image/root.squashfs")
+  for file in "$image_file.part" "$image_file"; do
+    [ ! -e "$file" ] || have=$(stat -c %s "$file")
+  done
 }
 
 # A daemon that serves as many images as it may says 503 to the others, and where they stand: `place 12, about 40 s, again in 17 s` is its reason
@@ -44,12 +54,24 @@ await_turn() { # COMPLAINT
 }
 waited=0
 
+# The next of the places that config names, in $squashfs_url; fails when there is no other.
+next_place() {
+  set -f
+  set -- $squashfs_fallbacks
+  set +f
+  while [ "$#" -gt 0 ] && [ "$1" = "$squashfs_url" ]; do shift; done
+  [ "$#" -gt 0 ] || return 1
+  squashfs_url=$1
+  shift
+  squashfs_fallbacks=$*
+}
+
 # Downloads what is missing. Breaks are resumed for as long as each try brings something; six in a row that bring nothing end the attempt.
 # Hashing comes after: `wget | tee | sha256sum` took 34-41 s for 96 MiB where one after the other took 7.3 s (measured, TCG on a busy host).
 download() {
-  if [ ! -d "$STAGE/image" ]; then
-    mkdir -p "$STAGE/image"
-    mount -t tmpfs -o "size=$((squashfs_size / 1024 + 1024))k,mode=0755" image "$STAGE/image"
+  if [ ! -d "$image_dir" ]; then
+    mkdir -p "$image_dir"
+    [ "$image_dir" != "$STAGE/image" ] || mount -t tmpfs -o "size=$((squashfs_size / 1024 + 1024))k,mode=0755" image "$image_dir"
   fi
   idle=0
   have_bytes
@@ -57,15 +79,18 @@ download() {
     before=$have
     # busybox checks no certificate and complains of that first; the digest is what is checked.
     case $squashfs_url in https:*) unchecked=--no-check-certificate ;; *) unchecked= ;; esac
-    wget -q $STALL $unchecked -c -O "$STAGE/image/root.squashfs" "$squashfs_url" 2>"$WGET_ERR"
+    wget -q $STALL $unchecked -c -O "$image_file.part" "$squashfs_url" 2>"$WGET_ERR"
     complaint=
     read -r complaint <"$WGET_ERR"
     have_bytes
     [ "$have" -lt "$squashfs_size" ] || break
-    if [ "$have" = "$before" ] && [ "${squashfs_fallback:-$squashfs_url}" != "$squashfs_url" ]; then
-      say "nothing comes from $squashfs_url (${complaint:-short answer}), asking the daemon itself"
-      squashfs_url=$squashfs_fallback
-      continue
+    if [ "$have" = "$before" ]; then
+      place=$squashfs_url
+      if next_place; then
+        case $squashfs_url in "$url"/*) next='the daemon itself' ;; *) next=$squashfs_url ;; esac
+        say "nothing comes from $place (${complaint:-short answer}), asking $next"
+        continue
+      fi
     fi
     why="the squashfs could not be fetched, $have of $squashfs_size bytes came: ${complaint:-the answer was short}"
     case $complaint in
@@ -80,20 +105,45 @@ download() {
   return 0
 }
 
-# Downloads and verifies, before anything is mounted. Bytes that are wrong are fetched once more in full, then given up.
+# Is FILE the squashfs, as far as it is known before it is mounted? Where the kernel checks each block as it is read, only the size is asked for; otherwise all of it is read.
+is_whole() { # FILE
+  size=$(stat -c %s "$1")
+  why="squashfs has $size bytes, expected $squashfs_size"
+  [ "$size" = "$squashfs_size" ] || return 1
+  if lazily; then
+    verified='here, its blocks are verified as they are read'
+    return 0
+  fi
+  found=$(sha256sum "$1")
+  found=${found%% *}
+  why="squashfs has sha256 $found, expected $squashfs_digest"
+  verified='here and verified'
+  [ "$found" = "$squashfs_digest" ]
+}
+
+# Leaves the squashfs in $image_file. Bytes that are wrong are fetched once more in full, from another place if there is one, then given up.
 fetch() {
-  for round in first second; do
-    download || return
-    found=$(sha256sum "$STAGE/image/root.squashfs")
-    found=${found%% *}
-    if [ "$found" = "$squashfs_digest" ]; then
-      say "squashfs of $squashfs_size bytes is here and verified"
+  image_place
+  if [ -e "$image_file" ]; then
+    if is_whole "$image_file"; then
+      say "squashfs of $squashfs_size bytes is $verified"
       return 0
     fi
-    why="squashfs has sha256 $found, expected $squashfs_digest"
+    say "$why (in $image_dir)"
+    image_is_bad
+  fi
+  for round in first second; do
+    download || return
+    if is_whole "$image_file.part"; then
+      # On a disk: never a whole name for bytes that a power cut may still take away.
+      [ "$image_dir" = "$STAGE/image" ] || sync
+      mv "$image_file.part" "$image_file"
+      say "squashfs of $squashfs_size bytes is $verified"
+      return 0
+    fi
     say "$why ($round download)"
-    squashfs_url=${squashfs_fallback:-$squashfs_url}
-    rm -f "$STAGE/image/root.squashfs"
+    next_place
+    image_is_bad
   done
   return 2
 }

@@ -40,7 +40,8 @@ find_cards() {
   return 1
 }
 
-# Ups all of $cards and keeps in $linked those that have a link: all of them, or those of the first 2 s, or the first of 15 s.
+# Ups all of $cards and keeps in $linked those that have a link: all of them, or those of the first 2 s, or the first of 60 s. A switch that negotiates
+# slowly, or a port that a spanning tree holds back, needs 30 s and more.
 find_links() {
   for card in $cards; do ip link set "$card" up; done
   polls=0
@@ -49,16 +50,19 @@ find_links() {
     for card in $cards; do
       link=0
       read -r link <"$SYS/class/net/$card/carrier"
-      [ "$link" = 1 ] && linked="$linked $card" || missing=1
+      [ "$link" = 1 ] && linked="$linked $card" || missing="$missing $card"
     done
-    [ -z "$missing" ] && return 0
-    [ "$linked" ] && [ "$polls" -ge 10 ] && return 0
-    [ "$polls" -lt 75 ] || break
+    [ -z "$missing" ] && break
+    [ "$linked" ] && [ "$polls" -ge 10 ] && break
+    if [ "$polls" -ge 300 ]; then
+      why="no link on$missing within 60 s: is the cable in, is the switch's port up?"
+      return 1
+    fi
     polls=$((polls + 1))
+    [ $((polls % 50)) != 0 ] || say "waiting for a link on$missing, $((polls / 5)) s"
     sleep 0.2
   done
-  why="no link on:$cards"
-  return 1
+  [ "$polls" -lt 50 ] || say "link on$linked after $((polls / 5)) s"
 }
 
 # `ip=<address>:<server>:<gateway>:<netmask>:<hostname>:<device>:<autoconf>:<dns0>:<dns1>`, the kernel's nfsroot.txt. Fails without a netmask:
@@ -103,16 +107,29 @@ use_address() { # CARD
   for server in $lease_dns; do
     is_ip4 "$server" && echo "nameserver $server" >>/etc/resolv.conf
   done
-  fault="the daemon's URL '${cmd_url:-$lease_url}' is not http://<IPv4 address>[:<port>]"
-  read_url "${cmd_url:-$lease_url}"
 }
 
-# Does the daemon answer at all? Asked only where another card could be the right one.
-is_reachable() {
-  [ "$linked" = " $card" ] && return 0
-  request GET /livez
-  fault="the daemon at $url does not answer: $reason"
-  [ "$status" != 000 ]
+# Of the URLs that the command line or the lease gives, in their order and with commas between, the first whose daemon answers. Asked only where there is
+# a choice: of URLs, or of cards of which another could lead to it.
+find_daemon() {
+  urls=${cmd_url:-$lease_url}
+  fault="the daemon's URL '$urls' is not http://<IPv4 address>[:<port>]"
+  others=$urls,
+  while [ "$others" ]; do
+    read_url "${others%%,*}" || return 1
+    others=${others#*,}
+  done
+  [ "$linked" = " $card" ] && [ "$urls" = "${urls#*,}" ] && return 0
+  fault= others=$urls,
+  while [ "$others" ]; do
+    read_url "${others%%,*}"
+    others=${others#*,}
+    request GET /livez
+    [ "$status" = 000 ] || return 0
+    fault="${fault:+$fault, }the daemon at $url does not answer: $reason"
+    [ -z "$others" ] || say "the daemon at $url does not answer ($reason), asking the next"
+  done
+  return 1
 }
 
 # Leaves $card, $mac, $url, $daemon_ip and $daemon_port set.
@@ -124,7 +141,7 @@ network() {
   for card in $linked; do
     fault='no DHCP lease'
     { address_of_cmdline || address_by_dhcp "$card"; } &&
-      use_address "$card" && is_reachable && break
+      use_address "$card" && find_daemon && break
     faults="$faults $card: $fault;"
     ip addr flush dev "$card"
     card=

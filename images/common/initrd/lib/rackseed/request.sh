@@ -11,7 +11,7 @@ request() { # METHOD PATH [BODY]
 "
   : >"$ANSWER"
   method=$1 path=$2 body=$3 authority=${url#http://} credentials=$credentials answer=$ANSWER \
-    timeout 30 nc -w 5 "$daemon_ip" "$daemon_port" -e /bin/busybox sh "$LIB/talk" 2>"$ANSWER.err"
+    timeout 30 nc -w 5 "$daemon_ip" "$daemon_port" -e "${BUSYBOX:-/bin/busybox}" sh "$LIB/talk" 2>"$ANSWER.err"
   read -r protocol code _ <"$ANSWER"
   case $protocol:$code in
     HTTP/*:[1-5][0-9][0-9]) status=$code; first_line ;;
@@ -36,11 +36,51 @@ answered() { # KEY
   while read -r key rest || [ "$key" ]; do
     if [ "$in_body" ]; then
       [ "$key" = "$1" ] && value=${rest%"$CR"} && return
+      # Files come last, and each may be long: a shell reads them byte by byte.
+      [ "$key" != files ] || return 1
     else
       case $key in "$CR" | '') in_body=1 ;; esac
     fi
   done <"$ANSWER"
   return 1
+}
+
+# All values of KEY in the last answer's body, in $values, one a line.
+answers() { # KEY
+  values= in_body=
+  while read -r key rest || [ "$key" ]; do
+    if [ "$in_body" ]; then
+      [ "$key" = "$1" ] && values="$values${rest%"$CR"}
+"
+      [ "$key" != files ] || break
+    else
+      case $key in "$CR" | '') in_body=1 ;; esac
+    fi
+  done <"$ANSWER"
+  [ "$values" ]
+}
+
+# The header NAME (lower case) of the last answer, in $value.
+header() { # NAME
+  value=
+  while read -r key rest; do
+    case $key in
+      "$CR" | '') return 1 ;;
+      *:) [ "$(echo "${key%:}" | tr A-Z a-z)" = "$1" ] && value=${rest%"$CR"} && return ;;
+    esac
+  done <"$ANSWER"
+  return 1
+}
+
+# A URL that config gives, in $absolute: whole, or a path at the daemon. Refuses what could be more than a URL to a shell or to wget.
+absolute_url() { # TEXT
+  absolute=
+  case $1 in
+    *[!A-Za-z0-9._~:/?=\&%+-]*) return 1 ;;
+    /*) absolute=$url$1 ;;
+    http://?* | https://?*) absolute=$1 ;;
+    *) return 1 ;;
+  esac
 }
 
 # TEXT for a query, in $encoded, without a fork a character; what is neither plain nor listed becomes `?`, and 300 characters are enough.
@@ -76,6 +116,7 @@ report() { # STATE [MESSAGE]
 
 # The one report that should not be lost; but a node that can run is not stopped for it.
 report_root() {
+  [ "$token" ] || return 0
   for try in 1 2 3; do
     report ok && return
     sleep "$try"

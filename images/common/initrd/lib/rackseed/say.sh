@@ -13,6 +13,18 @@ clock() {
   ms=$((${up%.*} * 1000 + 1${up#*.}0 - 1000))
 }
 
+# A shell for whoever holds the console, only where the profile (config's `shell yes`) or the command line allows it; returns when it ends. A shell that
+# shall have job control and Ctrl-C needs a terminal of its own, which /dev/console is not: the last of the kernel's consoles is what it stands for.
+debug_shell() {
+  [ "$cmd_shell" = 1 ] || [ "$shell" = yes ] || return 0
+  terminal=console
+  for terminal in $(cat "${CONSOLES:-/sys/class/tty/console/active}"); do :; done
+  say "a shell on this console ($terminal), because the profile allows it: \`exit\` or Ctrl-D reboots into a new boot"
+  say "the stage is in /lib/rackseed, its last answer in /tmp/answer, the kernel's log in dmesg"
+  setsid -c sh <>"/dev/$terminal" >&0 2>&1
+  say "the shell has ended"
+}
+
 # 2, 4, 8 ... 30 s for the first, second ... pause, plus up to as much again at random, so that a rack does not come back as one.
 pause() { # N
   seconds=$((1 << ($1 > 5 ? 5 : $1)))

@@ -118,14 +118,14 @@ test('an empty disk is formatted; /usr is read-only, and what the layout persist
     expect(mounts).toMatch(/^\/var\/cache tmpfs /m);
     expect(await shell.run('touch /usr/bin/x 2>&1 || true')).toContain('Read-only file system');
     const upper = Number(await shell.run('findmnt -bno SIZE --target /run/initramfs/upper'));
-    expect(upper).toBeGreaterThan(0.4 * (2048 << 20));
-    expect(upper).toBeLessThanOrEqual(0.5 * (2048 << 20));
+    expect(upper).toBeGreaterThan(0.4 * 2048 * 2 ** 20);
+    expect(upper).toBeLessThanOrEqual(0.5 * 2048 * 2 ** 20);
     // The names that the initrd stage gives are udev's.
     expect(await shell.run('ls /dev/disk/by-path')).toContain(PLACE);
-    expect(await shell.run('systemctl --failed --no-legend')).toBe('');
+    expect((await shell.run('systemctl --failed --no-legend')).trim()).toBe('');
     expect(await shell.run('cat /run/rackseed/state')).toContain('disk LABEL=state /dev/vda ext4');
     expect(await shell.run('stat -f -c %T /var/lib/k0s')).toContain('ext2/ext3');
-    expect(await shell.run('dpkg-query -W less 2>&1 || true')).toContain('no packages found');
+    expect((await shell.run('dpkg -l less 2>/dev/null | grep ^ii || true')).trim()).toBe('');
     await until('the last known good', 20_000, async () => ((await shell.run('ls -A /run/initramfs/disk/.rackseed')).includes('last-good') ? true : undefined));
     etc = await shell.run(ETC);
     // Everywhere, as far as somebody goes who means it.
@@ -169,7 +169,7 @@ test('another image with the kept disk has its own package list, and what was wr
     expect((await shell.run("dpkg-query -W -f '${Package} ${Version}\\n'")).trim().split('\n').map((line) => line.trim()).sort()).toEqual([...b.packages].sort());
     expect(await shell.run('cat /var/lib/.scribble')).toContain('scribbled');
     expect((await shell.run('ls /run/initramfs/disk/.rackseed/images')).match(/squashfs/g)).toHaveLength(2);
-    expect(await shell.run('systemctl --failed --no-legend')).toBe('');
+    expect((await shell.run('systemctl --failed --no-legend')).trim()).toBe('');
   });
 });
 

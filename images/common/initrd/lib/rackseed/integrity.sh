@@ -220,5 +220,11 @@ watch_image() {
   ) &
   renice -n 19 -p "$!"
   ionice -c 3 -p "$!"
-  printf 'running %s\n' "$!" >/run/rackseed/image-check
+  # Until it has everything open: what comes next moves /dev and /run away.
+  polls=0
+  until read -r verdict _ </run/rackseed/image-check && [ "$verdict" = running ]; do
+    [ "$polls" -lt 100 ] || return
+    polls=$((polls + 1))
+    sleep 0.1
+  done
 }

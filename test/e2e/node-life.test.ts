@@ -1,4 +1,4 @@
-// One machine's life in the lab: ready, a second run of its agent, reassigned by an edit, failures with their names, and what it does after them.
+// One machine's life in the lab: ready, a second run of its agent, reassigned by an edit, failures with their names, and what it does after them. Only with RACKSEED_FULL=1.
 import { copyFileSync, cpSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';

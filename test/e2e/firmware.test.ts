@@ -25,7 +25,7 @@ const RESULTS = process.env['RACKSEED_FIRMWARE_RESULTS'];
 /** A directory for what the machines sent by DHCP, for test/golden/dhcp. */
 const CAPTURES = process.env['RACKSEED_FIRMWARE_CAPTURES'];
 /** `bios` is in lab-boot.test.ts. */
-const FIRMWARE: readonly LabFirmware[] = RESULTS ? LAB_FIRMWARE : ['uefi', 'secureboot'];
+const FIRMWARE: readonly LabFirmware[] = RESULTS ? LAB_FIRMWARE : ['uefi'];
 /** A first build of the image with all drivers. */
 const BUILD_LIMIT_MS = 15 * 60_000;
 /** Emulated on two idle cores a boot takes about a minute, with a load of 8 beside it three times as long. */

@@ -1,11 +1,10 @@
 // Blobs as they are served: an opened file whose bytes were proved to be the digest's, watched for change at each read; wrong ones go to quarantine.
-import { createHash } from 'node:crypto';
 import { close, closeSync, constants, fstat, fstatSync, lstatSync, open, read, type BigIntStats } from 'node:fs';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import type { BlobRef } from '../boot/profile.ts';
 import type { Digest } from '../digest.ts';
 import { blobFile, unlessMissing } from './blobs.ts';
+import { digestOf, settle, type Pace } from './hash.ts';
 import { isAt, quarantine, unreadable, type OnRotten } from './quarantine.ts';
 import { createVerdicts, identityOf, type Verdicts } from './verdicts.ts';
 
@@ -32,12 +31,6 @@ export interface VerifiedBlobs {
   scrub(digest: Digest, pace: Pace): Promise<'good' | 'rotten' | 'gone' | 'changing' | 'stopped'>;
 }
 
-export interface Pace {
-  readonly bytesPerSecond: number;
-  readonly signal?: AbortSignal;
-  readonly onRead?: (bytes: number) => void;
-}
-
 /**
  * An open file, shared by all who read it. A number and no FileHandle: that closes in Node's thread pool, and a thread that ends drops what still waits there, so that the
  * file stays open for as long as the process lives. A number is closed at once, and Node closes those that a dead thread has left open.
@@ -52,11 +45,7 @@ interface SharedFile {
   refused: boolean;
 }
 
-interface Judged {
-  readonly good: boolean;
-  readonly identity: string;
-  readonly size: number;
-}
+type Judged = { readonly good: true; readonly identity: string; readonly size: number } | { readonly good: false };
 
 export interface VerifiedParts {
   readonly stateDir: string;
@@ -74,11 +63,8 @@ const FLAGS = constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK;
 const PIECE = 1024 * 1024;
 /** The same at a scrub, which nobody waits for. */
 const SCRUB_PIECE = 256 * 1024;
-/**
- * The kernel's file times advance with its tick, 10 ms at most: a second change within one tick leaves no trace in them (Git calls that "racily
- * clean"). So no file is judged by its times before they are this old, in milliseconds.
- */
-const SETTLED_MS = 25;
+/** A file that changes each time it is hashed is being written to. */
+const TRIES = 3;
 
 /** Needs no right to write, unless something is rotten. */
 export function createVerifiedBlobs({ stateDir, onRotten, verdicts = createVerdicts() }: VerifiedParts): VerifiedBlobs {
@@ -98,25 +84,36 @@ export function createVerifiedBlobs({ stateDir, onRotten, verdicts = createVerdi
     closeFile(file.fd);
   }
 
-  /** Whether the open file holds the digest's bytes, and by what it is known then. */
+  /**
+   * Whether the open file holds the digest's bytes, and by what it is known then. A file that is renamed and then removed (`image gc`) has other times twice
+   * within a moment, so one that changed while it was hashed is hashed again.
+   */
   async function judge(digest: Digest, fd: number): Promise<Judged> {
+    for (let tries = 1; ; tries += 1) {
+      const judged = await judgeOnce(digest, fd);
+      // Not good, and not for ever bad: it is being written to.
+      if (judged !== 'changing') return judged;
+      if (tries === TRIES) return { good: false };
+    }
+  }
+
+  async function judgeOnce(digest: Digest, fd: number): Promise<Judged | 'changing'> {
     await settle(fd);
     const stat = await statOf(fd, { bigint: true });
     const identity = identityOf(stat);
     const file = { identity, size: Number(stat.size) };
     const known = verdicts.of(digest);
-    if (known?.identity === identity) return { good: known.good, ...file };
+    if (known?.identity === identity) return known.good ? { good: true, ...file } : { good: false };
     let why: string | undefined;
     try {
       const found = await digestOf(fd, PIECE);
-      // Changing at this moment: not good, and not for ever bad.
-      if (identityOf(await statOf(fd, { bigint: true })) !== identity) return { good: false, ...file };
+      if (identityOf(await statOf(fd, { bigint: true })) !== identity) return 'changing';
       why = whyWrong(digest, found);
     } catch (error) {
       why = unreadable(error);
     }
     conclude(digest, stat, why);
-    return { good: why === undefined, ...file };
+    return why === undefined ? { good: true, ...file } : { good: false };
   }
 
   /** Writes down what a file is, and puts a wrong one away; not one that lost its name, of which nobody will ask again. */
@@ -154,8 +151,9 @@ export function createVerifiedBlobs({ stateDir, onRotten, verdicts = createVerdi
     let file: SharedFile | undefined;
     try {
       if (!(await statOf(fd)).isFile()) return undefined;
-      const { good, identity, size } = await judge(digest, fd);
-      if (!good) return undefined;
+      const judged = await judge(digest, fd);
+      if (!judged.good) return undefined;
+      const { identity, size } = judged;
       const shared = files.get(keyOf(digest, identity));
       if (shared) return hold(digest, shared);
       file = { fd, size, identity, users: 0, refused: false };
@@ -180,7 +178,7 @@ export function createVerifiedBlobs({ stateDir, onRotten, verdicts = createVerdi
       size: file.size,
       close: () => release(digest, file),
       async read(buffer, length, at) {
-        for (let tries = 0; tries < 3; tries += 1) {
+        for (let tries = 0; tries < TRIES; tries += 1) {
           if (file.refused) throw new Error("the blob's file is not what it was when its sending began");
           await fill(digest, file, buffer, length, at);
           // A write changes the times before it changes the first byte: with the same times, what was read is what was verified.
@@ -210,11 +208,11 @@ export function createVerifiedBlobs({ stateDir, onRotten, verdicts = createVerdi
 
   async function recheck(digest: Digest, file: SharedFile): Promise<boolean> {
     files.delete(keyOf(digest, file.identity));
-    const { good, identity } = await judge(digest, file.fd);
-    file.refused = !good;
-    if (!good) return false;
-    file.identity = identity;
-    files.set(keyOf(digest, identity), file);
+    const judged = await judge(digest, file.fd);
+    file.refused = !judged.good;
+    if (!judged.good) return false;
+    file.identity = judged.identity;
+    files.set(keyOf(digest, judged.identity), file);
     return true;
   }
 
@@ -269,29 +267,4 @@ function whyWrong(digest: Digest, found: Digest | undefined): string | undefined
 function closeFile(fd: number): void {
   if (fstatSync(fd).nlink > 0) closeSync(fd);
   else close(fd, () => undefined);
-}
-
-async function settle(fd: number): Promise<void> {
-  const { ctimeMs } = await statOf(fd);
-  const wait = ctimeMs + SETTLED_MS - Date.now();
-  // Times far ahead are of a clock that was set back: there is no use in waiting for it.
-  if (wait > 0) await sleep(Math.min(wait, SETTLED_MS));
-}
-
-/** undefined when the signal stopped it. */
-async function digestOf(fd: number, piece: number, pace?: Pace): Promise<Digest | undefined> {
-  const hash = createHash('sha256');
-  const buffer = Buffer.allocUnsafeSlow(piece);
-  const startedAt = performance.now();
-  for (let at = 0; ; ) {
-    const { bytesRead } = await readFrom(fd, buffer, 0, piece, at);
-    if (bytesRead === 0) return `sha256:${hash.digest('hex')}`;
-    hash.update(buffer.subarray(0, bytesRead));
-    at += bytesRead;
-    if (!pace) continue;
-    pace.onRead?.(bytesRead);
-    const ahead = (at / pace.bytesPerSecond) * 1000 - (performance.now() - startedAt);
-    if (ahead > 0) await sleep(ahead, undefined, { ...(pace.signal ? { signal: pace.signal } : {}), ref: false }).catch(() => undefined);
-    if (pace.signal?.aborted) return undefined;
-  }
 }

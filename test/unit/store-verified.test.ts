@@ -8,6 +8,7 @@ import { digestOfBytes, hexOf, type Digest } from '../../src/digest.ts';
 import { createLog } from '../../src/log.ts';
 import { createBlobStore, type BlobStore } from '../../src/store/blobs.ts';
 import { startScrub } from '../../src/store/scrub.ts';
+import { createVerdicts } from '../../src/store/verdicts.ts';
 import { createVerifiedBlobs, type VerifiedBlob, type VerifiedBlobs } from '../../src/store/verified.ts';
 
 const content = Buffer.from(Array.from({ length: 2_500_000 }, (_, i) => (i * 13 + (i >> 9)) & 255));
@@ -136,6 +137,18 @@ describe('a verified blob', () => {
       harmless();
       expect((await readAll(blob)).equals(content)).toBe(true);
     }
+    blob.close();
+  });
+
+  it('goes on when the file is removed while it is looked at again because it was renamed', async () => {
+    const verdicts = createVerdicts();
+    blobs = createVerifiedBlobs({ stateDir: dir, verdicts, onRotten: (of, why, movedTo) => void rotten.push({ digest: of, why, movedTo }) });
+    const blob = (await blobs.open(digest))!;
+    renameSync(path, join(dir, 'elsewhere'));
+    // It asks between looking at the file's times and hashing it.
+    const asked = vi.spyOn(verdicts, 'of').mockImplementationOnce(() => void unlinkSync(join(dir, 'elsewhere')));
+    expect((await readAll(blob)).equals(content)).toBe(true);
+    expect([asked.mock.calls.length > 1, existsSync(join(dir, 'elsewhere')), rotten]).toEqual([true, false, []]);
     blob.close();
   });
 

@@ -14,7 +14,7 @@ import { BUILDER, inputDigest } from './inputs.ts';
 import { interruptible } from './interrupt.ts';
 import { lockDigest, type LockChange, type LockedPackages } from './lock.ts';
 import { lockOf, lockOfImage, mustBeLocked, pinned, type LockOfImage } from './locked.ts';
-import { createImageStore, LATEST, type ImageManifest } from './manifest.ts';
+import { createImageStore, latestTag, type ImageManifest } from './manifest.ts';
 import { blobOf, recordImage } from './record.ts';
 import { checkKernel, findBusybox, findKernel, installedPackages, placeFiles, placeTree, type KernelFiles } from './rootfs.ts';
 import { rootContents } from './sbom.ts';
@@ -84,7 +84,7 @@ export async function buildImage(options: BuildOptions): Promise<BuildResult> {
       // Somebody else can write to that store: what is signed for the first time is what is built now.
       if (trust.signer && (await isOthers(stateDir)) && !(await isSignedBy(built, trust.signer, blobs))) continue;
       const manifest = await signedBy(built, trust.signer, stateDir);
-      await images.tag(name, [LATEST, tagSuffix(source, spec) ?? []].flat().join('-'), built.digest);
+      await images.tag(name, latestTag(tagSuffix(source, spec)), built.digest);
       return { manifest, unchanged: true, phases: [] };
     }
   }

@@ -1,8 +1,9 @@
 // The operator's keys for images: made once, read for a build, and what of them goes into the initrd, which takes no image without a signature by one of them.
-import { lstatSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { readFileSync, statSync, writeFileSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { AppError, lineOf } from '../errors.ts';
 import type { CpioEntry } from './cpio.ts';
+import { newKeyDirectory } from './key-directory.ts';
 import { isEncrypted, newKey, parsePublicKey, parseSecretKey, publicKeyText, secretKeyText, type PublicKey, type SecretKey } from './minisign.ts';
 
 /** Paths of the settings' `images`, or of the command line. */
@@ -28,22 +29,15 @@ export const NO_TRUST: ImageTrust = { keys: [] };
 
 /** Makes images.key and images.pub. The directory is 0700, the secret key 0600. It is there whole or not at all, and one that has anything in it is left alone (USAGE). */
 export function makeImageKeys(dir: string): PublicKey {
-  const there = lstatSync(dir, { throwIfNoEntry: false });
-  if (there && !there.isDirectory()) throw new AppError('USAGE', `${dir} is no directory`, 'name a new or empty one with --dir');
-  if (there && readdirSync(dir).length > 0) throw new AppError('USAGE', `${dir} is not empty`, 'keys are never overwritten: name another directory with --dir');
-  mkdirSync(dirname(dir), { recursive: true });
-  const temp = `${dir}.${process.pid}.new`;
-  // Not readable by others for a moment either, whatever the umask.
-  mkdirSync(temp, { mode: 0o700 });
+  const made = newKeyDirectory(dir);
   try {
     const key = newKey();
-    writeFileSync(join(temp, 'images.key'), secretKeyText(key), { mode: 0o600, flag: 'wx' });
-    writeFileSync(join(temp, 'images.pub'), publicKeyText(key), { mode: 0o644, flag: 'wx' });
-    // Over an empty directory only.
-    renameSync(temp, dir);
+    writeFileSync(join(made.temp, 'images.key'), secretKeyText(key), { mode: 0o600, flag: 'wx' });
+    writeFileSync(join(made.temp, 'images.pub'), publicKeyText(key), { mode: 0o644, flag: 'wx' });
+    made.keep();
     return { id: key.id, bytes: key.bytes };
   } finally {
-    rmSync(temp, { recursive: true, force: true });
+    made.close();
   }
 }
 

@@ -98,6 +98,11 @@ export interface ImageStore {
 
 export const LATEST = 'latest';
 
+/** What a build's newest is called; `suffix` for a processor that is not image.yaml's first. */
+export function latestTag(suffix?: string): string {
+  return suffix === undefined ? LATEST : `${LATEST}-${suffix}`;
+}
+
 /** Tags that builds set by themselves; all others were given by hand. */
 export function isLatestTag(tag: string): boolean {
   return /^latest(-[a-z0-9]+)?$/.test(tag);
@@ -172,7 +177,7 @@ export function createImageStore(stateDir: string): ImageStore {
     async tagBuilt(name, digest, at, suffix) {
       const end = suffix === undefined ? '' : `-${suffix}`;
       await store.tag(name, `${new Date(at).toISOString().slice(0, 10)}${end}`, digest);
-      await store.tag(name, `${LATEST}${end}`, digest);
+      await store.tag(name, latestTag(suffix), digest);
     },
     async untag(name, tag) {
       if (!isImageName(name) || !isImageName(tag)) return false;

@@ -1,6 +1,4 @@
 // A finished build goes into the store: its files as blobs, its packages as SBOM, then the manifest that names them, then its tags.
-import { createReadStream } from 'node:fs';
-import { createHash } from 'node:crypto';
 import { stat } from 'node:fs/promises';
 import { Readable } from 'node:stream';
 import type { BlobRef, VerityRef } from '../boot/profile.ts';
@@ -11,7 +9,7 @@ import { sbomText, type SbomParts } from './sbom.ts';
 import { claimSerial } from './serial.ts';
 import { signedBy } from './sign.ts';
 import { jsonDigest } from './signed-manifest.ts';
-import { CHUNK_SIZE, chunkDigests } from './verify.ts';
+import { CHUNK_SIZE, chunkDigests, digestOfFile } from './verify.ts';
 
 export interface BuiltFiles {
   readonly kernel: string;
@@ -57,7 +55,5 @@ export async function recordImage(stateDir: string, { files, kernelVersion, veri
 
 /** What the store will call the file. */
 export async function blobOf(path: string): Promise<BlobRef> {
-  const hash = createHash('sha256');
-  for await (const piece of createReadStream(path, { highWaterMark: 1 << 20 })) hash.update(piece as Buffer);
-  return { digest: `sha256:${hash.digest('hex')}`, size: (await stat(path)).size };
+  return { digest: await digestOfFile(path), size: (await stat(path)).size };
 }

@@ -3,6 +3,7 @@ import { chmodSync, copyFileSync, lstatSync, mkdirSync, readFileSync, readdirSyn
 import { join, resolve } from 'node:path';
 import { runsOn } from '../boot/loader.ts';
 import { AppError } from '../errors.ts';
+import { elfNeeds } from './elf.ts';
 import { isForeign } from './emulation.ts';
 import type { ArchSpec } from './spec.ts';
 
@@ -158,13 +159,11 @@ export function findBusybox(root: string, arch?: ArchSpec['arch'], own = '/bin/b
   throw new AppError('IMAGE_BUILD_FAILED', `the image has no static busybox, which the initrd is made of: ${there}`, 'Debian has it in busybox-static (does `exclude` in image.yaml take it away?), Alpine too; or install it here, and that one is taken');
 }
 
-/** An ELF program that no dynamic linker has to start: without PT_INTERP. */
+/** An ELF program that no dynamic linker has to start. */
 function isStatic(path: string): boolean {
   if (!statSync(path, { throwIfNoEntry: false })?.isFile()) return false;
-  const bytes = readFileSync(path);
-  if (bytes.length < 64 || bytes.readUInt32BE(0) !== 0x7f454c46 || bytes[4] !== 2 || bytes[5] !== 1) return false;
-  const [at, size, count] = [Number(bytes.readBigUInt64LE(32)), bytes.readUInt16LE(54), bytes.readUInt16LE(56)];
-  return Array.from({ length: count }, (_, index) => at + index * size).every((header) => header + 4 <= bytes.length && bytes.readUInt32LE(header) !== 3);
+  const needs = elfNeeds(readFileSync(path));
+  return needs !== undefined && needs.interpreter === undefined;
 }
 
 /** Every path comes from a schema that knows no quote; this is for the day that someone loosens it. */

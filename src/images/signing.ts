@@ -1,9 +1,10 @@
 // Secure Boot with the operator's own keys: PK, KEK and db made and laid out for enrolment, and EFI programs signed with db's.
 import { execFile } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
-import { chmodSync, existsSync, lstatSync, mkdirSync, readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
-import { dirname, join } from 'node:path';
+import { chmodSync, existsSync, readdirSync, renameSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { AppError } from '../errors.ts';
+import { newKeyDirectory } from './key-directory.ts';
 
 /** Program -> the Debian package that has it. */
 const PACKAGES: Readonly<Record<string, string>> = { openssl: 'openssl', 'cert-to-efi-sig-list': 'efitools', 'sign-efi-sig-list': 'efitools', sbsign: 'sbsigntool', sbverify: 'sbsigntool' };
@@ -18,14 +19,8 @@ const YEARS = 10;
  * longer. The directory is 0700, files are 0600. It is there whole or not at all, and one that has anything in it is left alone (USAGE).
  */
 export async function makeSecureBootKeys(dir: string): Promise<void> {
-  const there = lstatSync(dir, { throwIfNoEntry: false });
-  if (there && !there.isDirectory()) throw new AppError('USAGE', `${dir} is no directory`, 'name a new or empty one with --dir');
-  if (there && readdirSync(dir).length > 0) throw new AppError('USAGE', `${dir} is not empty`, 'keys are never overwritten: name another directory with --dir');
-  mkdirSync(dirname(dir), { recursive: true });
-  const temp = `${dir}.${process.pid}.new`;
-  // Not readable by others for a moment either, whatever the umask.
-  mkdirSync(temp, { mode: 0o700 });
-  const at = (file: string): string => join(temp, file);
+  const made = newKeyDirectory(dir);
+  const at = (file: string): string => join(made.temp, file);
   try {
     const owner = randomUUID();
     writeFileSync(at('owner.guid'), `${owner}\n`);
@@ -38,11 +33,10 @@ export async function makeSecureBootKeys(dir: string): Promise<void> {
       const by = SIGNED_BY[name];
       await tool('sign-efi-sig-list', ['-g', owner, '-k', at(`${by}.key`), '-c', at(`${by}.crt`), name, at(`${name}.esl`), at(`${name}.auth`)]);
     }
-    for (const file of readdirSync(temp)) chmodSync(at(file), 0o600);
-    // Over an empty directory only.
-    renameSync(temp, dir);
+    for (const file of readdirSync(made.temp)) chmodSync(at(file), 0o600);
+    made.keep();
   } finally {
-    rmSync(temp, { recursive: true, force: true });
+    made.close();
   }
 }
 

@@ -1,7 +1,7 @@
 // An image's files against the digests in its manifest, and the chunk digests that let a part of a file be checked alone.
 import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
-import { sha256Hex } from '../digest.ts';
+import { sha256Hex, type Digest } from '../digest.ts';
 import type { BlobStore } from '../store/blobs.ts';
 import { imageFiles, type ImageManifest } from './manifest.ts';
 
@@ -46,7 +46,8 @@ export async function hasUki({ uki }: ImageManifest, blobs: BlobStore): Promise<
   return uki === undefined || (await blobs.stat(uki.digest))?.size === uki.size;
 }
 
-async function digestOfFile(path: string): Promise<string> {
+/** Read in pieces, whatever its size. */
+export async function digestOfFile(path: string): Promise<Digest> {
   const hash = createHash('sha256');
   for await (const piece of createReadStream(path, { highWaterMark: 1 << 20 })) hash.update(piece as Buffer);
   return `sha256:${hash.digest('hex')}`;

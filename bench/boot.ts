@@ -153,7 +153,7 @@ async function bySeeds(root: string, dir: string, state: string, manifest: Image
 /** `ip=` by iPXE's own lease saves dracut its DHCP; the stock way asks again. */
 function script(variant: string): string {
   const live = 'root=live:http://10.77.0.1:8080/root.squashfs rd.live.image rd.live.overlay.overlayfs=1 rd.neednet=1';
-  const lean = 'ip=${ip}::${gateway}:${netmask}:n1::none rd.plymouth=0 plymouth.enable=0 rd.md=0 rd.dm=0 rd.lvm=0 rd.luks=0 rd.udev.log_level=3';
+  const lean = 'ip=${ip}::${gateway}:${netmask}:n1::none rd.plymouth=0 plymouth.enable=0 rd.md=0 rd.dm=0 rd.lvm=0 rd.luks=0 rd.udev.log_level=3 lsm=landlock,lockdown,yama,apparmor';
   return `#!ipxe\nkernel http://10.77.0.1:8080/kernel initrd=initrd ${CMDLINE} ${live} ${variant === 'seeds' ? 'ip=dhcp' : lean}\ninitrd http://10.77.0.1:8080/initrd\nboot\n`;
 }
 

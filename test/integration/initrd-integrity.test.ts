@@ -229,7 +229,7 @@ describe('the watch', () => {
 
   /** Runs it over the device; nothing of the machine is in its environment. What acts on the machine is only said, and the right to reboot it is taken away. */
   function over(device: string, env: Record<string, string>): Promise<string> {
-    const child = spawn('sh', ['-c', 'exec setpriv --bounding-set=-sys_boot env -i "$@" ./busybox sh -c \'for name in sleep reboot umount; do eval "$name() { echo $name \\$*; }"; done; . ./watch\' <"$DEVICE" 8>/dev/null', 'sh', ...Object.entries(env).map((pair) => pair.join('='))], { cwd: watch, env: { DEVICE: device, PATH: process.env['PATH'] }, stdio: ['ignore', 'pipe', 'pipe'] });
+    const child = spawn('sh', ['-c', 'exec setpriv --bounding-set=-sys_boot env -i "$@" ./busybox sh -c \'for name in sleep reboot umount; do eval "$name() { echo $name \\$*; }"; done; . ./watch\' <"$DEVICE" 8>/dev/null', 'sh', ...Object.entries({ device, ...env }).map((pair) => pair.join('='))], { cwd: watch, env: { DEVICE: device, PATH: process.env['PATH'] }, stdio: ['ignore', 'pipe', 'pipe'] });
     let text = '';
     child.stdout.on('data', (chunk: Buffer) => (text += chunk.toString()));
     child.stderr.on('data', (chunk: Buffer) => (text += chunk.toString()));

@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 
 const LIB = new URL('../../images/common/initrd/lib/rackseed', import.meta.url).pathname;
-const PARTS = ['say', 'cmdline', 'request', 'session', 'network', 'stack', 'disks', 'cache', 'root', 'persist'];
+const PARTS = ['say', 'cmdline', 'request', 'session', 'network', 'stack', 'disks', 'cache', 'root', 'persist', 'handover'];
 
 export const isRoot = process.getuid?.() === 0;
 

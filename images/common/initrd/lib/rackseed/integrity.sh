@@ -216,7 +216,8 @@ watch_image() {
     cd "$place" || exit
     export url boot token daemon_ip daemon_port verity_blocks cmd_wait
     # The system may have its disks elsewhere by then; from here, the way is the same.
-    bad=${image_file#"$STAGE/"} exec ./busybox sh ./watch <"$image_device" >/dev/console 2>/dev/kmsg 8>/dev/null
+    # The same way before and after the places move.
+    device=../../..$image_device bad=${image_file#"$STAGE/"} exec ./busybox sh ./watch <"$image_device" >/dev/console 2>/dev/kmsg 8>/dev/null
   ) &
   renice -n 19 -p "$!"
   ionice -c 3 -p "$!"

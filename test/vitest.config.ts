@@ -2,7 +2,7 @@
 import { defineConfig } from 'vitest/config';
 
 /** Minutes of VMs on a bad link, so it is no part of `npm test` at all: a test that is skipped would be a failure. */
-export const ONLY_IN_FULL = ['boot-loss', 'image-disks', 'image-locked', 'image-tamper', 'links', 'loader-set', 'node-life', 'secure-boot', 'uki', 'image-shipped', 'initrd-stage'].map((name) => `test/e2e/${name}.test.ts`);
+export const ONLY_IN_FULL = ['boot-loss', 'image-disks', 'image-locked', 'image-onboot', 'image-tamper', 'links', 'loader-set', 'node-life', 'secure-boot', 'uki', 'image-shipped', 'initrd-stage'].map((name) => `test/e2e/${name}.test.ts`);
 
 export default defineConfig({
   root: new URL("..", import.meta.url).pathname,

@@ -18,7 +18,7 @@ export const INTEGRITY_MODULES = ['dm_mod', 'dm_verity', 'sha256_ssse3', 'sha2_c
 export interface ModuleIndex {
   readonly files: ReadonlyMap<string, ModuleFile>;
   readonly builtin: ReadonlySet<string>;
-  /** `softdep NAME pre: ...`: not in modules.dep, yet the module misses them when it starts. */
+  /** `softdep NAME pre: ...`, aliases resolved: not in modules.dep, yet the module misses them when it starts. ext4 mounts nothing without a crc32c. */
   readonly before: ReadonlyMap<string, readonly string[]>;
   /** Lines of modules.alias, in depmod's order. */
   readonly aliases: readonly { readonly module: string; readonly line: string }[];
@@ -35,12 +35,14 @@ export function readModuleIndex(dir: string): ModuleIndex {
     const needs = line.slice(colon + 1).trim().split(/\s+/).filter(Boolean).map(moduleOf).reverse();
     files.set(moduleOf(path), { name: moduleOf(path), path, needs });
   }
+  const aliases = read('modules.alias').map((line) => ({ module: plain(line.split(' ').at(-1)!), line }));
+  // `alias crc32c crc32c_intel`: one of several that do the same, which all come along.
+  const meant = (name: string): readonly string[] => (files.has(name) ? [name] : aliases.flatMap(({ module, line }) => (plain(line.split(' ')[1] ?? '') === name ? [module] : [])));
   const before = new Map<string, readonly string[]>();
   for (const line of read('modules.softdep')) {
     const match = /^softdep\s+(\S+)\s.*?\bpre:\s*(.*?)(\s+post:.*)?$/.exec(line);
-    if (match) before.set(plain(match[1]!), [...(before.get(plain(match[1]!)) ?? []), ...match[2]!.split(/\s+/).filter(Boolean).map(plain)]);
+    if (match) before.set(plain(match[1]!), [...(before.get(plain(match[1]!)) ?? []), ...match[2]!.split(/\s+/).filter(Boolean).map(plain).flatMap(meant)]);
   }
-  const aliases = read('modules.alias').map((line) => ({ module: plain(line.split(' ').at(-1)!), line }));
   return { files, builtin: new Set(read('modules.builtin').map(moduleOf)), before, aliases };
 }
 
@@ -69,19 +71,24 @@ export function selectModules(index: ModuleIndex, required: readonly string[], o
   return [...chosen.values()];
 }
 
-/** The same text files for the chosen modules alone, which are not compressed any more: busybox' modprobe reads them. */
-export function moduleTables(index: ModuleIndex, chosen: readonly ModuleFile[]): Record<'modules.dep' | 'modules.alias' | 'modules.softdep' | 'modules.builtin', string> {
-  const there = new Map(chosen.map((file) => [file.name, file]));
+/**
+ * The same text files for the chosen modules alone, which are not compressed any more: busybox' modprobe reads them. It knows no soft dependencies, so they stand in
+ * modules.dep with the others.
+ */
+export function moduleTables(index: ModuleIndex, chosen: readonly ModuleFile[]): Record<'modules.dep' | 'modules.alias' | 'modules.builtin', string> {
+  const there = new Set(chosen.map(({ name }) => name));
   const lines = (text: readonly string[]) => text.map((line) => `${line}\n`).join('');
-  const needs = (file: ModuleFile) => file.needs.flatMap((name) => there.get(name) ?? []).reverse();
-  const softdeps = chosen.flatMap((file) => {
-    const names = (index.before.get(file.name) ?? []).filter((name) => there.has(name));
-    return names.length > 0 ? [`softdep ${file.name} pre: ${names.join(' ')}`] : [];
-  });
+  /** Load order is that of `chosen`; where two name each other, the later one needs the earlier one. */
+  const needs = new Map<string, ReadonlySet<string>>();
+  for (const { name, needs: hard } of chosen) {
+    const direct = [...(index.before.get(name) ?? []), ...hard].filter((need) => needs.has(need));
+    needs.set(name, new Set(direct.flatMap((need) => [need, ...needs.get(need)!])));
+  }
+  // The farthest last, as depmod writes it.
+  const dependencies = ({ name }: ModuleFile) => chosen.filter((other) => needs.get(name)!.has(other.name)).reverse();
   return {
-    'modules.dep': lines(chosen.map((file) => `${plainPath(file.path)}:${needs(file).map((need) => ` ${plainPath(need.path)}`).join('')}`)),
+    'modules.dep': lines(chosen.map((file) => `${plainPath(file.path)}:${dependencies(file).map((need) => ` ${plainPath(need.path)}`).join('')}`)),
     'modules.alias': lines(index.aliases.filter((alias) => there.has(alias.module)).map((alias) => alias.line)),
-    'modules.softdep': lines(softdeps),
     'modules.builtin': lines([...index.builtin].sort().map((name) => `kernel/${name}.ko`)),
   };
 }

@@ -14,8 +14,8 @@ const LAB = [
 ];
 /** Real peers for the integration tests. Debian starts Kea and ISC dhcpd when it installs them: Kea's configuration lists no card, dhcpd has none and stops by itself. The two busyboxes exclude each other: either will do. */
 const TEST = [
-  ...LAB, 'atftp', 'busybox-static|busybox', 'cpio', 'curl', 'dhcpcd-base', 'efitools', 'gcc', 'isc-dhcp-client', 'isc-dhcp-relay', 'isc-dhcp-server', 'kea-dhcp4-server', 'libc6-dev', 'minisign', 'mount',
-  'nftables', 'openssh-client', 'openssl', 'python3', 'sbsigntool', 'strace', 'systemd', 'systemd-boot-efi', 'tcpdump', 'tftp-hpa', 'udhcpc',
+  ...LAB, 'atftp', 'busybox-static|busybox', 'cpio', 'curl', 'dhcpcd-base', 'efitools', 'gcc', 'isc-dhcp-client', 'isc-dhcp-relay', 'isc-dhcp-server', 'kea-dhcp4-server', 'libc6-dev', 'minisign', 'mount', 'mtools',
+  'nftables', 'openssh-client', 'openssl', 'python3', 'sbsigntool', 'strace', 'systemd', 'systemd-boot-efi', 'tcpdump', 'tftp-hpa', 'udhcpc', 'xorriso',
 ];
 /** Peers to measure against, a compiler for the generator. kea-dhcp4-server starts a service, which listens nowhere until somebody configures it. */
 const BENCH = [...SERVE, 'curl', 'dnsmasq-base', 'gcc', 'iproute2', 'kea-admin', 'kea-dhcp4-server', 'libc6-dev', 'nftables', 'util-linux'];

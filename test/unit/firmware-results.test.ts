@@ -40,6 +40,7 @@ describe('in a history of its own', () => {
   test('the commit of the record itself, and one of other files, make it no older', () => {
     record(commit('src/boot/decide.ts'));
     commit('README.md');
+    commit('src/http/api.ts');
     expect(staleness(root)).toEqual([]);
   });
 

@@ -16,7 +16,7 @@ let parts: InitrdParts;
 beforeAll(() => {
   dir = mkdtempSync(join(tmpdir(), 'images-initrd-'));
   const modules = join(dir, 'modules');
-  const files = { 'kernel/net/core/failover.ko.xz': 'F', 'kernel/drivers/net/net_failover.ko.xz': 'N', 'kernel/drivers/net/virtio_net.ko.xz': 'V', 'kernel/fs/squashfs/squashfs.ko': 'S', 'kernel/lib/zstd.ko.gz': 'Z', 'kernel/drivers/block/loop.ko': 'L', 'kernel/drivers/net/never.ko': 'X' };
+  const files = { 'kernel/net/core/failover.ko.xz': 'F', 'kernel/drivers/net/net_failover.ko.xz': 'N', 'kernel/drivers/net/virtio_net.ko.xz': 'V', 'kernel/fs/squashfs/squashfs.ko': 'S', 'kernel/lib/zstd.ko.gz': 'Z', 'kernel/drivers/block/loop.ko': 'L', 'kernel/drivers/net/never.ko': 'X', 'kernel/fs/ext4/ext4.ko': 'E', 'kernel/crypto/crc32c_generic.ko': 'G', 'kernel/crypto/crc32c-intel.ko': 'I', 'kernel/crypto/crc.ko': 'C' };
   for (const [path, text] of Object.entries(files)) {
     mkdirSync(join(modules, path, '..'), { recursive: true });
     writeFileSync(join(modules, path.replace(/\.(xz|gz)$/, '')), text);
@@ -25,11 +25,11 @@ beforeAll(() => {
   }
   writeFileSync(
     join(modules, 'modules.dep'),
-    'kernel/net/core/failover.ko.xz:\nkernel/drivers/net/net_failover.ko.xz: kernel/net/core/failover.ko.xz\nkernel/drivers/net/virtio_net.ko.xz: kernel/drivers/net/net_failover.ko.xz kernel/net/core/failover.ko.xz\nkernel/fs/squashfs/squashfs.ko:\nkernel/lib/zstd.ko.gz:\nkernel/drivers/block/loop.ko:\nkernel/drivers/net/never.ko:\n',
+    'kernel/net/core/failover.ko.xz:\nkernel/drivers/net/net_failover.ko.xz: kernel/net/core/failover.ko.xz\nkernel/drivers/net/virtio_net.ko.xz: kernel/drivers/net/net_failover.ko.xz kernel/net/core/failover.ko.xz\nkernel/fs/squashfs/squashfs.ko:\nkernel/lib/zstd.ko.gz:\nkernel/drivers/block/loop.ko:\nkernel/drivers/net/never.ko:\nkernel/fs/ext4/ext4.ko:\nkernel/crypto/crc32c_generic.ko: kernel/crypto/crc.ko\nkernel/crypto/crc32c-intel.ko:\nkernel/crypto/crc.ko:\n',
   );
   writeFileSync(join(modules, 'modules.builtin'), 'kernel/drivers/virtio/virtio-pci.ko\n');
-  writeFileSync(join(modules, 'modules.softdep'), '# comment\nsoftdep squashfs pre: zstd\nsoftdep zstd pre: squashfs\n');
-  writeFileSync(join(modules, 'modules.alias'), 'alias virtio:d00000001v* virtio_net\nalias pci:v1234* never\n');
+  writeFileSync(join(modules, 'modules.softdep'), '# comment\nsoftdep squashfs pre: zstd\nsoftdep zstd pre: squashfs\nsoftdep ext4 pre: crc32c\n');
+  writeFileSync(join(modules, 'modules.alias'), 'alias virtio:d00000001v* virtio_net\nalias pci:v1234* never\nalias crc32c crc32c_intel\nalias crypto-crc32c crc32c_intel\nalias crc32c crc32c_generic\n');
   const stage = join(dir, 'stage');
   mkdirSync(join(stage, 'lib/rackseed'), { recursive: true });
   writeFileSync(join(stage, 'init'), '#!/bin/busybox sh\n');
@@ -56,7 +56,14 @@ describe('modules', () => {
     const tables = moduleTables(index, selectModules(index, ['virtio_net'], []));
     expect(tables['modules.dep']).toBe('kernel/net/core/failover.ko:\nkernel/drivers/net/net_failover.ko: kernel/net/core/failover.ko\nkernel/drivers/net/virtio_net.ko: kernel/drivers/net/net_failover.ko kernel/net/core/failover.ko\n');
     expect(tables['modules.alias']).toBe('alias virtio:d00000001v* virtio_net\n');
-    expect(tables['modules.softdep']).toBe('');
+  });
+
+  test('a soft dependency is loaded like a hard one, also when it is named by an alias, and with what it needs; those that name each other are no circle', () => {
+    const index = readModuleIndex(parts.modules);
+    const ext4 = moduleTables(index, selectModules(index, ['ext4'], []));
+    expect(ext4['modules.dep'].split('\n')).toEqual(['kernel/crypto/crc32c-intel.ko:', 'kernel/crypto/crc.ko:', 'kernel/crypto/crc32c_generic.ko: kernel/crypto/crc.ko', 'kernel/fs/ext4/ext4.ko: kernel/crypto/crc32c_generic.ko kernel/crypto/crc.ko kernel/crypto/crc32c-intel.ko', '']);
+    const squashfs = moduleTables(index, selectModules(index, ['squashfs'], []));
+    expect(squashfs['modules.dep']).toBe('kernel/lib/zstd.ko:\nkernel/fs/squashfs/squashfs.ko: kernel/lib/zstd.ko\n');
   });
 });
 

@@ -7,6 +7,8 @@ import type { ArchSpec } from './spec.ts';
 
 const UNITS = '/usr/lib/systemd/system';
 const STEPS = '/usr/lib/rackseed/onboot';
+/** What a step may rely on: mounts, directories in /run, modules, sysctls, devices. */
+const EARLY = ['local-fs.target', 'systemd-tmpfiles-setup.service', 'systemd-modules-load.service', 'systemd-sysctl.service', 'systemd-udev-trigger.service'];
 
 /** IMAGE_BUILD_FAILED where a step needs systemd and the root has none. */
 export function placeGenerated(spec: ArchSpec, root: string): void {
@@ -23,7 +25,7 @@ export function placeGenerated(spec: ArchSpec, root: string): void {
     const before = spec.onboot[index - 1]?.name;
     placeText(root, `${STEPS}/${name}`, source === undefined ? scriptText(run!) : readFileSync(source), 0o755);
     placeText(root, `${UNITS}/${unitOf(name)}`, unitText(name, before));
-    placeLink(root, `${UNITS}/basic.target.requires/${unitOf(name)}`, `../${unitOf(name)}`);
+    placeLink(root, `${UNITS}/sysinit.target.requires/${unitOf(name)}`, `../${unitOf(name)}`);
   }
 }
 
@@ -40,15 +42,18 @@ function scriptText(run: string): string {
   return run.startsWith('#!') ? run : `#!/bin/sh\nset -eu\n${run}${run.endsWith('\n') ? '' : '\n'}`;
 }
 
-/** Before basic.target, which every service comes after; it requires them, so that after a failed one no service starts. */
+/**
+ * Before sysinit.target, which every service requires that does not say otherwise; it requires these in its turn, so that after a failed one no service starts. Services come
+ * after basic.target too, but they do not require it.
+ */
 function unitText(name: string, before: string | undefined): string {
-  const after = ['sysinit.target', ...(before === undefined ? [] : [unitOf(before)])].join(' ');
+  const required = before === undefined ? [] : [unitOf(before)];
+  const after = [...EARLY, ...required].join(' ');
   return `[Unit]
 Description=onboot ${name}
 DefaultDependencies=no
-Requires=${after}
-After=${after}
-Before=basic.target shutdown.target
+${required.length > 0 ? `Requires=${required.join(' ')}\n` : ''}After=${after}
+Before=sysinit.target shutdown.target
 Conflicts=shutdown.target
 OnFailure=rackseed-onboot-failed@${name}.service
 

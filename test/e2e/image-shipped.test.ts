@@ -87,7 +87,7 @@ test('debian-rescue lets its profile\'s key in by ssh, with the host key that th
   expect(await run('sgdisk --version; smartctl --version')).toMatch(/GPT fdisk[^]*smartctl 7/);
   expect(await run('lspci')).toContain('Virtio');
   expect(await run('for tool in parted nvme ethtool iperf3 strace lsof mkfs.vfat mkfs.ext4 mkfs.xfs xfs_repair mdadm lvm cryptsetup vim.tiny less rsync curl lsusb dmidecode lshw ipmitool hdparm ddrescue htop; do command -v $tool >/dev/null || echo "no $tool"; done; systemctl --failed --no-legend --plain')).toBe('');
-  expect(await run('ethtool -i eth0')).toContain('driver: virtio_net');
+  expect(await run('for card in /sys/class/net/e*; do ethtool -i "${card##*/}"; done')).toContain('driver: virtio_net');
   // Nobody else gets in, and nothing was put together by itself.
   expect((await ssh(['-o', 'IdentitiesOnly=yes', '-i', '/dev/null'], 'true')).stderr).toContain('Permission denied (publickey)');
 });

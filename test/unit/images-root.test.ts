@@ -159,9 +159,11 @@ describe('what the builder writes', () => {
     expect(lstatSync(join(root, 'usr/lib/rackseed/onboot/one')).mode & 0o777).toBe(0o755);
     const units = join(root, 'usr/lib/systemd/system');
     const unit = readFileSync(join(units, 'rackseed-onboot-two.service'), 'utf8');
-    expect(unit).toMatch(/^Requires=sysinit\.target rackseed-onboot-one\.service$/m);
-    expect(unit).toMatch(/^After=sysinit\.target rackseed-onboot-one\.service$/m);
-    expect(readFileSync(join(units, 'basic.target.requires/rackseed-onboot-two.service'), 'utf8')).toBe(unit);
+    expect(unit).toMatch(/^Requires=rackseed-onboot-one\.service$/m);
+    expect(unit).toMatch(/^After=local-fs\.target .* rackseed-onboot-one\.service$/m);
+    // Services require it, and basic.target they only come after.
+    expect(unit).toMatch(/^Before=sysinit\.target /m);
+    expect(readFileSync(join(units, 'sysinit.target.requires/rackseed-onboot-two.service'), 'utf8')).toBe(unit);
   });
 });
 

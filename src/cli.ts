@@ -4,12 +4,15 @@ import { Command, CommanderError, Option } from 'commander';
 import { readFileSync } from 'node:fs';
 import { AppError, FaultsError, formatFault, lineOf } from './errors.ts';
 import { SHIPPED } from './shipped.ts';
+import { addImageCommands } from './cli-image.ts';
 import type { LabCommandOptions } from './commands/lab.ts';
 import { LEASE_FORMATS, type LeaseFormat } from './dhcp/lease-formats/formats.ts';
+import { CHECK_FORMATS, type CheckFormat } from './commands/check-formats.ts';
+import type { RenderPart } from './commands/render-machines.ts';
 import { FORMATS, parseFormat, type Format } from './commands/output.ts';
 
 const EXIT_CODES = `
-Exit codes: 0 done · 1 failed · 64 the command line was not understood · 65 YAML or other input has faults · 66 no such node, image, boot ·
+Exit codes: 0 done · 1 failed · 2 plan found changes · 64 the command line was not understood · 65 YAML or other input has faults · 66 no such node, image, boot ·
 69 something needed is not there (package, daemon, port) · 70 a bug of rackseed · 75 try again later · 78 no usable rackseed.yaml`;
 
 interface Global {
@@ -59,7 +62,45 @@ function program(): Command {
     .command('check')
     .description('validate the settings and all YAML, without a daemon')
     .option('--profiles <dir>', 'check this directory of boot profiles alone')
-    .action(async (options: { profiles?: string }) => (await import('./commands/check.ts')).checkCommand({ ...globals(), ...options }, { print }));
+    .addOption(new Option('--format <format>', 'of the output; sarif: SARIF 2.1.0 for CI').choices(CHECK_FORMATS).default('text'))
+    .action(async (options: { profiles?: string; format: CheckFormat }) => (await import('./commands/check.ts')).checkCommand({ ...globals(), ...options }, { print }));
+
+  cli
+    .command('schema')
+    .argument('[kind]', 'settings | profile | image | quirks', 'settings')
+    .description('print the JSON Schema of a YAML file of ours, for editors')
+    .action(async (kind: string) => print((await import('./commands/schema.ts')).schemaCommand(kind)));
+
+  cli
+    .command('plan')
+    .description('what the edited profiles would change, before they go live; exit 2 when they would')
+    .option('--profiles <dir>', "these boot profiles, in place of the daemon's own directory")
+    .addOption(output())
+    .action(async (options: { profiles?: string; output: Format }) => {
+      const { text, changes } = await (await import('./commands/plan.ts')).planCommand({ ...globals(), ...options });
+      print(text);
+      if (changes) process.exitCode = 2;
+    });
+
+  cli
+    .command('render')
+    .argument('<node>', 'name or any of its MACs')
+    .description('what the servers would send a node: DHCP answers, script, config and facts; asks no daemon')
+    .option('--as <kind>', 'bios | uefi | uefi-http | uefi-arm64 | uefi-http-arm64 | uefi-ia32 | ipxe | ipxe-uefi', 'bios')
+    .option('--mac <mac>', "the node's card that boots (default: its first)")
+    .option('--running', 'of the running generation, in place of the files')
+    .option('--profiles <dir>', "these boot profiles, in place of the settings' directory")
+    .option('--raw', 'DHCP answers as hex, too')
+    .addOption(new Option('--only <part>', 'that alone, byte for byte').choices(['dhcp', 'script', 'config', 'facts']))
+    .action(async (node: string, options: { as: string; mac?: string; running?: boolean; profiles?: string; raw?: boolean; only?: RenderPart }) => print(await (await import('./commands/render.ts')).renderCommand(node, { ...globals(), ...options })));
+
+  cli
+    .command('history')
+    .argument('[node]', 'name or any of its MACs; default: the generations of the daemon')
+    .description('what each generation changed; with a node: its assignments and boots')
+    .option('--limit <n>', 'newest entries, 1 to 500 (default: 50)')
+    .addOption(output())
+    .action(async (node: string | undefined, options: { limit?: string; output: Format }) => print(await (await import('./commands/history.ts')).history(node, { ...globals(), ...options })));
 
   cli
     .command('reload')
@@ -79,123 +120,7 @@ function program(): Command {
     .addOption(output())
     .action(async (options: { interface: string; as: string; mac?: string; timeout: string; expect?: string; lease?: boolean; fetch: boolean; output: Format }) => print(await (await import('./commands/probe.ts')).probeCommand(options, { print })));
 
-  const image = cli.command('image').description('images: kernel, initrd and squashfs, built from images/<name>/image.yaml');
-  image
-    .command('build')
-    .argument('<name>')
-    .description('build an image; does nothing when its inputs did not change')
-    .option('--force', 'build even when nothing changed')
-    .option('--locked', "build exactly the package versions of the image's lock")
-    .option('--sign <file>', "sign it with this secret key (default: the settings' images.sign; rackseed keys init images)")
-    .option('--state <dir>', 'state directory (default: the settings\')')
-    .addOption(output())
-    .action(async (name: string, options: { force?: boolean; locked?: boolean; sign?: string; state?: string; output: Format }) => print(await (await import('./commands/image.ts')).imageBuild(name, { ...globals(), ...options })));
-  image
-    .command('update')
-    .argument('<name>')
-    .description("move the image's lock to the package versions that its mirror has today; builds nothing")
-    .option('--state <dir>', 'state directory (default: the settings\')')
-    .addOption(output())
-    .action(async (name: string, options: { state?: string; output: Format }) => print(await (await import('./commands/image-update.ts')).imageUpdate(name, { ...globals(), ...options })));
-  image
-    .command('list')
-    .description('list the images that were built')
-    .option('--state <dir>', 'state directory (default: the settings\')')
-    .addOption(output())
-    .action(async (options: { state?: string; output: Format }) => print(await (await import('./commands/image.ts')).imageList({ ...globals(), ...options })));
-  image
-    .command('show')
-    .argument('<name>', 'name, name:tag or name@sha256:<digest>')
-    .description('show one image: digests and sizes of its files')
-    .option('--state <dir>', 'state directory (default: the settings\')')
-    .addOption(output())
-    .action(async (name: string, options: { state?: string; output: Format }) => print(await (await import('./commands/image-show.ts')).imageShow(name, { ...globals(), ...options })));
-
-  image
-    .command('tag')
-    .argument('<build>', 'name, name:tag, name@sha256:<digest>; the first digits of a digest do')
-    .argument('<tag>', 'such as stable')
-    .description('point a tag at a build; a tag that names another one moves')
-    .option('--state <dir>', 'state directory (default: the settings\')')
-    .addOption(output())
-    .action(async (ref: string, tag: string, options: { state?: string; output: Format }) => print(await (await import('./commands/image-versions.ts')).imageTag(ref, tag, { ...globals(), ...options })));
-  image
-    .command('untag')
-    .argument('<name:tag>')
-    .description('take a tag away; the build stays')
-    .option('--state <dir>', 'state directory (default: the settings\')')
-    .addOption(output())
-    .action(async (ref: string, options: { state?: string; output: Format }) => print(await (await import('./commands/image-versions.ts')).imageUntag(ref, { ...globals(), ...options })));
-  image
-    .command('diff')
-    .argument('<a>', 'name, name:tag or name@sha256:<digest>')
-    .argument('<b>')
-    .description('what changes from one build to another: sizes, packages, files')
-    .option('--no-files', 'do not read the squashfs: sizes and packages alone')
-    .option('--state <dir>', 'state directory (default: the settings\')')
-    .addOption(output())
-    .action(async (a: string, b: string, options: { files: boolean; state?: string; output: Format }) => print(await (await import('./commands/image-versions.ts')).imageDiff(a, b, { ...globals(), ...options })));
-  image
-    .command('rm')
-    .argument('<build...>', 'name:tag or name@sha256:<digest>')
-    .description('remove builds that nobody uses; image gc gives the room back')
-    .option('--state <dir>', 'state directory (default: the settings\')')
-    .addOption(output())
-    .action(async (refs: string[], options: { state?: string; output: Format }) => print(await (await import('./commands/image-versions.ts')).imageRm(refs, { ...globals(), ...options })));
-  image
-    .command('gc')
-    .description('remove old builds that nobody uses, and every blob that nothing names; safe beside a running daemon')
-    .option('--keep <n>', 'of each image the newest dated builds that stay (default: 5)')
-    .option('--dry-run', 'only say what would go')
-    .option('--state <dir>', 'state directory (default: the settings\')')
-    .addOption(output())
-    .action(async (options: { keep?: string; dryRun?: boolean; state?: string; output: Format }) => print(await (await import('./commands/image-versions.ts')).imageGc({ ...globals(), ...options })));
-  image
-    .command('export')
-    .argument('<builds-and-file...>', 'builds, then the file.tar that they go to')
-    .description('write builds with tags and all files to one archive, an OCI image layout')
-    .option('--oci <dir|file.tar>', 'there instead; a directory must be new or empty')
-    .option('--state <dir>', 'state directory (default: the settings\')')
-    .addOption(output())
-    .action(async (words: string[], options: { oci?: string; state?: string; output: Format }) => print(await (await import('./commands/image-transfer.ts')).imageExport(words, { ...globals(), ...options })));
-  image
-    .command('import')
-    .argument('<file.tar|dir>', 'what image export wrote')
-    .description('take builds from an archive or OCI layout; every byte is verified before anything can be seen')
-    .option('--key <file>', "take only what this public key signed, may stand twice (default: the settings' images.keys)", (file: string, before?: string[]) => [...(before ?? []), file])
-    .option('--move-tags', 'move tags of people, too, that name another build here')
-    .option('--state <dir>', 'state directory (default: the settings\')')
-    .addOption(output())
-    .action(async (from: string, options: { key?: string[]; moveTags?: boolean; state?: string; output: Format }) => print(await (await import('./commands/image-transfer.ts')).imageImport(from, { ...globals(), ...options })));
-
-  image
-    .command('uki')
-    .argument('<name>', 'name, name:tag or name@sha256:<digest>')
-    .description('make one EFI program of kernel, initrd and a command line, for loader: uki (systemd-boot-efi has the stub)')
-    .option('--cmdline <text>', 'kernel arguments in it, the same for all nodes')
-    .option('--sign <dir>', 'sign it with db.key of this directory (rackseed keys init secure-boot)')
-    .option('--stub <file>', "systemd's stub (default: Debian's for the image's architecture)")
-    .option('--out <file>', 'copy it there, too')
-    .option('--state <dir>', 'state directory (default: the settings\')')
-    .addOption(output())
-    .action(async (name: string, options: { cmdline?: string; sign?: string; stub?: string; out?: string; state?: string; output: Format }) => print(await (await import('./commands/image.ts')).imageUki(name, { ...globals(), ...options })));
-
-  image
-    .command('sign')
-    .argument('<name>', 'name, name:tag or name@sha256:<digest>')
-    .description('sign an image that is built already (builds sign by themselves, by images.sign or --sign)')
-    .option('--key <file>', "secret key (default: the settings' images.sign; rackseed keys init images)")
-    .option('--state <dir>', 'state directory (default: the settings\')')
-    .addOption(output())
-    .action(async (name: string, options: { key?: string; state?: string; output: Format }) => print(await (await import('./commands/image-sign.ts')).imageSign(name, { ...globals(), ...options })));
-
-  const keys = cli.command('keys').description("the operator's own keys");
-  keys
-    .command('init')
-    .argument('<kind>', 'secure-boot or images')
-    .description('make PK, KEK and db for Secure Boot with the files to enrol them, or the pair that signs images; never overwrites')
-    .option('--dir <dir>', 'an empty or new directory (default: secure-boot or image-keys, here)')
-    .action(async (kind: string, options: { dir?: string }) => print(await (await import('./commands/keys.ts')).keysInit(kind, { ...globals(), ...options })));
+  addImageCommands(cli, { globals, output, print });
 
   const artifact = cli.command('artifact').description('files that nodes need beside the image, such as the k0s binary');
   artifact

@@ -11,7 +11,8 @@ import type { Generation } from './boot/profile.ts';
 import { createBooter } from './booter.ts';
 import { servesUnlisted } from './config/dhcp-settings.ts';
 import { createGenerations, type Swap } from './config/generations.ts';
-import { compile, readProfiles } from './config/profiles.ts';
+import { planned, type PlanAnswer } from './config/planned.ts';
+import { compile, readProfiles, type ProfileFile } from './config/profiles.ts';
 import { troubleLine } from './loader-sets.ts';
 import { createResolver } from './config/resolver.ts';
 import type { Settings } from './config/settings.ts';
@@ -24,7 +25,9 @@ import { makeStateDir, openState } from './daemon/state.ts';
 import { blockSizeFor, tftpPlaces } from './daemon/tftp.ts';
 import { digestOfValue } from './digest.ts';
 import { createDiscovered } from './discovered.ts';
+import { createDrift } from './drift.ts';
 import { formatFault } from './errors.ts';
+import { refusedReload } from './history.ts';
 import { createImageStore } from './images/manifest.ts';
 import type { Log } from './log.ts';
 import { createMetrics, type TftpFigures } from './metrics.ts';
@@ -104,7 +107,7 @@ async function assemble(settings: Settings, log: Log, now: () => number, stops: 
   const upstreams = Object.keys(settings.repos);
   /** What is down stays as it was mirrored last; `/readyz` says so. */
   const refresh = () => Promise.allSettled(upstreams.map((name) => repos.refresh(name)));
-  const generations = createGenerations({
+  const generations = createGenerations<readonly ProfileFile[]>({
     last: await nodes.lastGeneration(),
     read: () => readProfiles(settings.profilesDir),
     digest: (files) => digestOfValue([GENERATION_FORMAT, dhcp.subnets, ...(settings.loaders.default === BUILT_IN_SET ? [] : [settings.loaders.default]), files.map(({ file, text }) => [basename(file), text])]),
@@ -123,6 +126,7 @@ async function assemble(settings: Settings, log: Log, now: () => number, stops: 
       if (loaders.take()) renewLoaders?.();
       await dropUnusedPins(next).catch((error: unknown) => log.error({ err: error }, 'unused pins not removed'));
     },
+    onRefused: (faults, who) => void state.events.add(refusedReload(faults, who, now())).catch((error: unknown) => log.error({ err: error }, 'event not recorded')),
     log,
   });
   /** A pin stays while the next generation, the current one or a boot set in use needs its commit. */
@@ -131,8 +135,10 @@ async function assemble(settings: Settings, log: Log, now: () => number, stops: 
     for (const { name } of repos.status()) await repos.unpinExcept(name, new Set(needed.filter((ref) => ref.repo === name).map((ref) => ref.commit)));
   };
   // Watched before it is read: an edit in between would else be missed until the next one.
-  const watcher = watchProfiles(settings.profilesDir, () => void generations.reload('edit').catch(() => undefined));
-  stops.push(() => watcher.close());
+  if (settings.reload === 'auto') {
+    const watcher = watchProfiles(settings.profilesDir, () => void generations.reload('edit').catch(() => undefined));
+    stops.push(() => watcher.close());
+  }
   await generations.start();
 
   const admission = createAdmission(settings.http.maxStreams);
@@ -173,6 +179,12 @@ async function assemble(settings: Settings, log: Log, now: () => number, stops: 
     if (renewed) front.setTls(renewed);
     return generations.reload(who);
   };
+  /** What a reload would do with these files, or with those that stand there. */
+  const planReload = async (given?: readonly ProfileFile[]): Promise<PlanAnswer> => {
+    await refresh();
+    const { source: files = [], compiled } = await generations.preview(given);
+    return planned({ from: generations.current(), fromFiles: generations.source(), compiled, files, boots });
+  };
 
   const running = await startDhcp(
     {
@@ -203,10 +215,11 @@ async function assemble(settings: Settings, log: Log, now: () => number, stops: 
     const failing = settings.holdAfter === 0 ? new Map<string, NodeHistory>() : await boots.failing(settings.holdAfter);
     return [...failing].filter(([name, history]) => known[name] && isHeld(history, profiles[known[name].profile]?.bootSet, settings.holdAfter)).length;
   };
-  const metrics = createMetrics({ http: front.figures, tftp: () => tftpFigures?.(), blobs: served.figures, dhcp: running.admin.status, leases: () => running.ledger.size, images: () => admission.figures(steady()), heldNodes });
+  const drift = createDrift({ generation: generations.current, boots });
+  const metrics = createMetrics({ http: front.figures, tftp: () => tftpFigures?.(), blobs: served.figures, dhcp: running.admin.status, leases: () => running.ledger.size, images: () => admission.figures(steady()), heldNodes, drift: drift.figures });
   const hostKeys = createHostKeys(stateDir);
   // Last, so that /readyz speaks for all that machines need.
-  const people = () => createHttp('people', log, (app) => apiRoutes(app, { generation: generations.current, reload, reasons, nodes, boots, events: state.events, holdAfter: settings.holdAfter, now, artifacts, discovered, loaders: loaders.current, leases: running.ledger, dhcp: running.admin, metrics, hostKeys }));
+  const people = () => createHttp('people', log, (app) => apiRoutes(app, { generation: generations.current, reload, plan: planReload, reasons, nodes, boots, events: state.events, holdAfter: settings.holdAfter, now, artifacts, discovered, loaders: loaders.current, leases: running.ledger, dhcp: running.admin, metrics, hostKeys, drift }));
   const onSocket = await people();
   stops.push(() => onSocket.close());
   await listenOnSocket(onSocket, settings.api.socket);

@@ -1,5 +1,6 @@
 // What Prometheus reads: each metric is named here, once, with its unit; values are asked for when they are scraped. Never a MAC or a hostname as label.
 import { Counter, Gauge, Registry } from 'prom-client';
+import type { DriftFigures } from './drift.ts';
 
 /** As the DHCP part tells it to people, too. */
 export interface DhcpFigures {
@@ -61,7 +62,7 @@ export interface Metrics {
 
 const LINK_STATES = ['clear', 'suspended', 'stopped'] as const;
 
-export function createMetrics(parts: { readonly http: () => HttpFigures; /** Undefined: there is no TFTP server. */ readonly tftp: () => TftpFigures | undefined; readonly dhcp: () => DhcpFigures; readonly leases: () => number; readonly blobs: () => BlobFigures; readonly images: () => { readonly streams: number; readonly waiting: number }; readonly heldNodes: () => Promise<number> }): Metrics {
+export function createMetrics(parts: { readonly http: () => HttpFigures; /** Undefined: there is no TFTP server. */ readonly tftp: () => TftpFigures | undefined; readonly dhcp: () => DhcpFigures; readonly leases: () => number; readonly blobs: () => BlobFigures; readonly images: () => { readonly streams: number; readonly waiting: number }; readonly heldNodes: () => Promise<number>; readonly drift: () => Promise<DriftFigures> }): Metrics {
   const registry = new Registry();
   const registers = [registry];
   new Counter({
@@ -124,6 +125,16 @@ export function createMetrics(parts: { readonly http: () => HttpFigures; /** Und
     registers,
     async collect() {
       this.set(await parts.heldNodes());
+    },
+  });
+  new Gauge({
+    name: 'rackseed_nodes_drift',
+    help: 'nodes that run something else than what is assigned, by what is pending: reboot, steps (one node may count in both); unknown: never booted, or a boot under way',
+    labelNames: ['pending'],
+    registers,
+    async collect() {
+      const { rebootPending: reboot, stepsPending: steps, unknown } = await parts.drift();
+      for (const [pending, count] of Object.entries({ reboot, steps, unknown })) this.set({ pending }, count);
     },
   });
   const labelled = (name: string, help: string, label: string, values: () => Readonly<Record<string, number>>) =>

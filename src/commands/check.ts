@@ -1,5 +1,5 @@
 // `rackseed check`: the settings, every boot profile and every image.yaml, validated without a daemon and without writing anything.
-import { existsSync, readdirSync, statSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { join, relative } from 'node:path';
 import type { ImageRef } from '../boot/profile.ts';
 import { servesUnlisted } from '../config/dhcp-settings.ts';
@@ -7,11 +7,12 @@ import { compile, readProfiles } from '../config/profiles.ts';
 import type { LoaderNames, Resolver } from '../config/resolver.ts';
 import { readSettings, SETTINGS_PLACES, type Settings } from '../config/settings.ts';
 import { checkTls } from '../config/tls.ts';
-import { AppError, FaultsError, lineOf, type ErrorCode, type Fault } from '../errors.ts';
+import { AppError, ERRORS, FaultsError, lineOf, type Fault } from '../errors.ts';
 import { createImageStore, type ImageStore } from '../images/manifest.ts';
 import { imageNames, readImageSpec } from '../images/spec.ts';
 import { loaderNames, readLoaderSets, troubleLine } from '../loader-sets.ts';
 import { SHIPPED } from '../shipped.ts';
+import { checkJson, checkSarif, type CheckFormat, type Checked, type CheckFault, type FaultCode } from './check-formats.ts';
 import { createArtifactStore, type ArtifactStore } from '../store/artifacts.ts';
 import { openReadOnly } from '../store/readonly.ts';
 
@@ -19,22 +20,45 @@ export interface CheckOptions {
   readonly config?: string;
   /** This directory in place of the settings' one; without `config` no settings are read, so addresses and artifacts are not checked. */
   readonly profiles?: string;
+  /** Default text. */
+  readonly format?: CheckFormat;
+  /** What paths in json and sarif are relative to; default: the current directory. */
+  readonly base?: string;
 }
 
 /**
  * Prints `ok` with counts and what could not be checked; every fault of every file is in the FaultsError that is thrown otherwise
- * (CONFIG_INVALID before PROFILES_INVALID before IMAGE_SPEC_INVALID). CONFIG_MISSING when there is nothing to check at all.
+ * (CONFIG_INVALID before PROFILES_INVALID before IMAGE_SPEC_INVALID). As json and sarif the document is printed in either case, and the error that is thrown has no
+ * more than the count. CONFIG_MISSING, and no document, when there is nothing to check at all.
  */
 export async function checkCommand(options: CheckOptions, io: { readonly print: (text: string) => void }): Promise<void> {
-  const faults: Fault[] = [];
-  const codes = new Set<ErrorCode>();
+  const { format = 'text', base = process.cwd() } = options;
+  const { settings, ...checked } = await check(options);
+  const { faults, counted, images, notChecked } = checked;
+  const worst = (['CONFIG_INVALID', 'PROFILES_INVALID', 'IMAGE_SPEC_INVALID'] as const).find((code) => faults.some((fault) => fault.code === code));
+  if (format !== 'text') {
+    const { version } = JSON.parse(readFileSync(SHIPPED.packageJson, 'utf8')) as { version: string };
+    const document = { ...checked, ...(settings ? { settings: settings.file } : {}) };
+    io.print(format === 'json' ? checkJson(document, base) : checkSarif(document, base, version));
+    if (worst) throw new AppError(worst, `${ERRORS[worst].what}: ${faults.length} ${faults.length === 1 ? 'fault' : 'faults'}`);
+    return;
+  }
+  if (worst) throw new FaultsError(worst, faults.map(({ code: _code, ...fault }) => fault));
+  const of = (count: number, what: string) => `${count} ${what}${count === 1 ? '' : 's'}`;
+  const parts = [...(settings ? [short(settings.file)] : []), of(counted.profiles, 'profile'), of(counted.nodes, 'node'), ...(images > 0 ? [of(images, 'image spec')] : [])];
+  io.print(`ok: ${parts.join(', ')}\n`);
+  for (const what of notChecked) io.print(`not checked: ${what}\n`);
+}
+
+async function check(options: CheckOptions): Promise<Omit<Checked, 'settings'> & { readonly settings?: Settings }> {
+  const faults: CheckFault[] = [];
+  const add = (code: FaultCode, found: readonly Fault[]): void => void faults.push(...found.map((fault) => ({ ...fault, code })));
   const collect = <T>(read: () => T): T | undefined => {
     try {
       return read();
     } catch (error) {
       if (!(error instanceof FaultsError)) throw error;
-      faults.push(...error.faults);
-      codes.add(error.code);
+      add(error.code as FaultCode, error.faults);
       return undefined;
     }
   };
@@ -44,8 +68,7 @@ export async function checkCommand(options: CheckOptions, io: { readonly print: 
   const notChecked = new Set<string>(settings ? [] : ['addresses (no settings)']);
   if (settings?.http.tls) {
     const { faults: wrong, unreadable } = checkTls(settings.http.tls);
-    if (wrong.length > 0) codes.add('CONFIG_INVALID');
-    faults.push(...wrong);
+    add('CONFIG_INVALID', wrong);
     for (const path of unreadable) notChecked.add(`${path} (not for this user to read)`);
   }
   let counted = { profiles: 0, nodes: 0 };
@@ -54,11 +77,9 @@ export async function checkCommand(options: CheckOptions, io: { readonly print: 
     try {
       const dir = short(options.profiles ?? settings?.profilesDir ?? 'boot-profiles');
       const files = await readProfiles(dir);
-      const loaders = settings && (await readLoaders(settings, notChecked, faults));
-      if (settings && faults.some(({ file }) => file === settings.file)) codes.add('CONFIG_INVALID');
+      const loaders = settings && (await readLoaders(settings, notChecked, (fault) => add('CONFIG_INVALID', [fault])));
       const compiled = await compile(files, whatIsHere(settings, artifacts?.store, loaders, notChecked), settings?.dhcp.subnets, settings && servesUnlisted(settings.dhcp));
-      if (compiled.faults.length > 0) codes.add('PROFILES_INVALID');
-      faults.push(...compiled.faults);
+      add('PROFILES_INVALID', compiled.faults);
       counted = { profiles: Object.keys(compiled.generation?.profiles ?? {}).length, nodes: Object.keys(compiled.generation?.nodes ?? {}).length };
     } finally {
       await artifacts?.close();
@@ -68,12 +89,7 @@ export async function checkCommand(options: CheckOptions, io: { readonly print: 
   const images = options.profiles === undefined ? imageNames(imagesDir) : [];
   for (const name of images) collect(() => readImageSpec(imagesDir, name));
 
-  const worst = (['CONFIG_INVALID', 'PROFILES_INVALID', 'IMAGE_SPEC_INVALID'] as const).find((code) => codes.has(code));
-  if (worst) throw new FaultsError(worst, faults);
-  const of = (count: number, what: string) => `${count} ${what}${count === 1 ? '' : 's'}`;
-  const parts = [...(settings ? [short(settings.file)] : []), of(counted.profiles, 'profile'), of(counted.nodes, 'node'), ...(images.length > 0 ? [of(images.length, 'image spec')] : [])];
-  io.print(`ok: ${parts.join(', ')}\n`);
-  for (const what of [...notChecked].sort()) io.print(`not checked: ${what}\n`);
+  return { faults, counted, images: images.length, notChecked: [...notChecked].sort(), ...(settings ? { settings } : {}) };
 }
 
 /** Answers from what is on this disk; where it cannot tell it says yes and writes down that it did not look. */
@@ -96,13 +112,13 @@ function whatIsHere(settings: Settings | undefined, artifacts: ArtifactStore | u
 }
 
 /** As a daemon that starts or reloads now would have them. */
-async function readLoaders(settings: Settings, notChecked: Set<string>, faults: Fault[]): Promise<LoaderNames | undefined> {
+async function readLoaders(settings: Settings, notChecked: Set<string>, wrong: (fault: Fault) => void): Promise<LoaderNames | undefined> {
   try {
     const sets = await readLoaderSets({ ...settings.loaders, stateDir: settings.stateDir });
     for (const trouble of sets.troubles) notChecked.add(troubleLine(trouble));
     return loaderNames(sets);
   } catch (error) {
-    if (error instanceof AppError && error.code === 'CONFIG_INVALID') faults.push({ file: settings.file, ...settings.loaders.at, message: error.message, ...(error.hint ? { hint: error.hint } : {}) });
+    if (error instanceof AppError && error.code === 'CONFIG_INVALID') wrong({ file: settings.file, ...settings.loaders.at, message: error.message, ...(error.hint ? { hint: error.hint } : {}) });
     else notChecked.add(`loaders (${settings.loaders.dir} cannot be read)`);
     return undefined;
   }

@@ -2,6 +2,8 @@
 import type { DiscoveredMachine } from '../discovered.ts';
 import { holdWords, type LastFailure } from '../boot/hold.ts';
 import { NEXTS, type Next } from '../boot/node.ts';
+import { changeWords } from '../boot-diff.ts';
+import { driftWord, type Drift } from '../boot-drift.ts';
 import { quirkWords, type AppliedQuirk } from '../boot/quirks.ts';
 import { AppError } from '../errors.ts';
 import { createClient, type ClientOptions } from './client.ts';
@@ -14,6 +16,7 @@ interface NodeRow {
   readonly ip?: string;
   readonly labels: Readonly<Record<string, string>>;
   readonly updatePending?: boolean;
+  readonly drift: Drift;
   readonly next: Next;
   readonly failedInRow: number;
   readonly lastFailure?: LastFailure;
@@ -32,6 +35,7 @@ const COLUMNS: readonly Column<NodeRow>[] = [
   { title: 'BOOT', of: (node) => node.boot?.state },
   { title: 'STAGE', of: (node) => node.boot?.stage },
   { title: 'AGE', of: (node) => node.boot && duration(Date.now() - node.boot.startedAt) },
+  { title: 'DRIFT', of: (node) => driftWord(node.drift) },
   { title: 'NEXT', of: (node) => (node.held ? 'held' : node.next) },
   { title: 'WHY', of: (node) => (node.held ? holdWords(node) : node.boot?.why) },
   { title: 'MACS', of: (node) => node.macs.join(','), wide: true },
@@ -54,6 +58,8 @@ export async function nodeShow(node: string, options: ClientOptions & { readonly
   if (options.output === 'json' || options.output === 'yaml') return render(options.output, answer, [answer], COLUMNS);
   const table = render('wide', answer, [answer], COLUMNS.filter(({ title }) => title !== 'QUIRKS'));
   const more = [
+    ...(answer.drift.why ? [`drift: unknown: ${answer.drift.why}`] : []),
+    ...answer.drift.changes.map((change) => `drift: ${change.needs} pending: ${changeWords(change)}`),
     ...answer.quirks.map((quirk) => `quirks: ${quirkWords(quirk)}${quirk.inForce ? '' : ', from its next boot'}`),
     ...(answer.ssh ? [`ssh: ${answer.ssh.keys} ${answer.ssh.keys === 1 ? 'key' : 'keys'} may log in as root; its host key is ${answer.ssh.fingerprint} (ED25519)`, `known_hosts: ${answer.ssh.knownHosts}`] : []),
   ];

@@ -23,10 +23,15 @@ export type { TftpSettings } from './tftp-settings.ts';
 
 const loaderSet = z.string().refine(isLoaderSet, NO_LOADER_SET).meta({ pattern: LOADER_SET.source });
 
+/** When a running daemon reads its profiles again; `rackseed reload` (the API) does it always. */
+export const RELOADS = ['auto', 'on-signal', 'manual'] as const;
+export type Reload = (typeof RELOADS)[number];
+
 /** The one source of what may stand in rackseed.yaml: check, editor schema and docs come from it. */
 export const settingsSchema = z.strictObject({
   stateDir: z.string().default('/var/lib/rackseed').describe('database, blobs, mirrored repositories'),
   profiles: z.string().default('boot-profiles').describe('directory of boot profiles; relative to this file'),
+  reload: z.enum(RELOADS).default('auto').describe('when the profiles are read again: auto: at each edit; on-signal: at SIGHUP and `rackseed reload` only; manual: at `rackseed reload` only'),
   boot: z.strictObject({ holdAfter: z.number().int().min(0).max(1000).default(FAILURES_BEFORE_HOLD).describe('boots that may fail in a row before the node is held until somebody releases it; 0: it is never held') }).prefault({}),
   dhcp: dhcpSchema.prefault({}),
   tftp: tftpSchema.prefault({}),
@@ -77,6 +82,7 @@ export interface Settings {
   readonly file: string;
   readonly stateDir: string;
   readonly profilesDir: string;
+  readonly reload: Reload;
   /** 0: never. */
   readonly holdAfter: number;
   readonly dhcp: DhcpSettings;
@@ -131,6 +137,7 @@ export function parseSettings(text: string, file: string): Settings {
     file,
     stateDir,
     profilesDir: resolve(base, raw.profiles),
+    reload: raw.reload,
     holdAfter: raw.boot.holdAfter,
     dhcp,
     tftp,

@@ -1,4 +1,5 @@
 // The REST API for people and their tools: JSON, on its own listener, never on the boot LAN.
+import { basename } from 'node:path';
 import type { FastifyInstance } from 'fastify';
 import { parseMac } from '../addr.ts';
 import { isHeld } from '../boot/hold.ts';
@@ -12,7 +13,11 @@ import { quirksOfNode } from '../boot-quirks.ts';
 import { AppError } from '../errors.ts';
 import { nearest } from '../config/faults.ts';
 import type { Swap } from '../config/generations.ts';
+import type { PlanAnswer } from '../config/planned.ts';
+import { isProfileName, type ProfileFile } from '../config/profiles.ts';
 import type { Discovered } from '../discovered.ts';
+import type { DriftView } from '../drift.ts';
+import { siteHistory, nodeHistory } from '../history.ts';
 import type { LoaderSets } from '../loader-sets.ts';
 import type { Metrics } from '../metrics.ts';
 import type { ArtifactStore } from '../store/artifacts.ts';
@@ -34,6 +39,8 @@ export interface ApiParts {
   readonly generation: () => Generation;
   /** Reads all profiles again; faults keep the old generation. */
   readonly reload: (who: string) => Promise<Swap>;
+  /** What a reload would do with these profiles instead, or with those that stand there now; changes nothing. */
+  readonly plan: (files?: readonly ProfileFile[]) => Promise<PlanAnswer>;
   readonly reasons: () => readonly Reason[];
   readonly nodes: NodeStore;
   readonly boots: BootStore;
@@ -51,6 +58,7 @@ export interface ApiParts {
   readonly metrics: Metrics;
   /** Of the nodes that somebody may log in to. */
   readonly hostKeys: HostKeys;
+  readonly drift: DriftView;
 }
 
 export async function apiRoutes(app: FastifyInstance, parts: ApiParts): Promise<void> {
@@ -81,6 +89,7 @@ export async function apiRoutes(app: FastifyInstance, parts: ApiParts): Promise<
       assigned,
       running,
       lastGood,
+      drift: await parts.drift.of(node, history, latest?.state),
       updatePending: running !== undefined && assigned !== running,
       exit: node.exit ?? sentBy(quirks)?.exit ?? 'exit',
       // What its next boot gets, and whether it is sent already.
@@ -165,6 +174,15 @@ export async function apiRoutes(app: FastifyInstance, parts: ApiParts): Promise<
     return { ...shown(boot), bootSetContent: boot.bootSet ? await boots.bootSet(boot.bootSet) : undefined };
   });
 
+  app.get<{ Querystring: { node?: string; limit?: string } }>('/api/history', async (request) => {
+    const { node, limit } = request.query;
+    const most = Math.min(Math.max(Number(limit ?? 50) || 50, 1), 500);
+    if (node === undefined) return siteHistory(parts, most);
+    // Also of one that no profile names any more.
+    const gone = !parts.generation().nodes[node] && (await nodes.history(node)).length > 0;
+    return nodeHistory(gone ? node : findNode(parts.generation(), node).name, parts, most);
+  });
+
   app.get('/api/discovered', async () => {
     const { nodeByMac } = parts.generation();
     // Whom a profile names since is none any more.
@@ -183,6 +201,19 @@ export async function apiRoutes(app: FastifyInstance, parts: ApiParts): Promise<
     return { id: generation.id, profiles: Object.keys(generation.profiles).length, nodes: Object.keys(generation.nodes).length };
   });
   app.post('/api/reload', async () => parts.reload('api'));
+  app.get('/api/plan', async () => parts.plan());
+  app.post('/api/plan', { bodyLimit: PLAN_BODY_LIMIT }, async (request) => parts.plan(readFiles(request.body)));
+}
+
+/** Profiles of thousands of nodes are a few MiB. */
+const PLAN_BODY_LIMIT = 32 << 20;
+
+/** `{ files: [{ file, text }] }`: a directory of profiles that is not the daemon's own. */
+function readFiles(body: unknown): ProfileFile[] {
+  const files = (body as { files?: unknown } | undefined)?.files;
+  const isFile = (one: unknown): one is ProfileFile => typeof (one as ProfileFile | null)?.file === 'string' && typeof (one as ProfileFile).text === 'string' && isProfileName(basename((one as ProfileFile).file));
+  if (Array.isArray(files) && files.every(isFile)) return files.map(({ file, text }) => ({ file, text }));
+  throw new AppError('REQUEST_INVALID', 'files: must be a list of { file, text }, each file named *.yaml or *.yml');
 }
 
 /** By name or by any of its MACs. NODE_UNKNOWN with the nearest name. */

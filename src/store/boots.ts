@@ -9,7 +9,7 @@ import { canonicalJson, digestOfBytes, type Digest } from '../digest.ts';
 import { AppError } from '../errors.ts';
 import { toBoot, toStages, type BootRow, type NodeHistory, type StageRow } from './boot-rows.ts';
 import type { Database } from './db.ts';
-import { createNodeSystems } from './node-systems.ts';
+import { createNodeSystems, type RunningSystem } from './node-systems.ts';
 import { createOpenBoots } from './open-boots.ts';
 
 export interface NewBoot {
@@ -81,6 +81,8 @@ export interface BootStore {
   release(node: string): Promise<void>;
   /** Nodes that failed at least so often in a row, by name. */
   failing(atLeast: number): Promise<ReadonlyMap<string, NodeHistory>>;
+  /** Of every node that runs something of ours, as far as is known: one query, for figures over all. */
+  running(): Promise<ReadonlyMap<string, RunningSystem>>;
   /** Forgets each node's boots beyond its newest `keepPerNode`, but never an open one nor the node's last ready one. Answers how many went. */
   prune(keepPerNode: number): Promise<number>;
 }
@@ -238,6 +240,7 @@ export function createBootStore(db: Database): BootStore {
         systems.released(node);
       }),
     failing: async (atLeast) => db.read(() => systems.failing(atLeast)),
+    running: async () => db.read(() => systems.running()),
     prune: (keepPerNode) =>
       db.write(() => {
         const dropped = dropOld.run(keepPerNode).changes;

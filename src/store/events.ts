@@ -33,6 +33,9 @@ export const BOOT_ONCE_USED = 'boot-once-used';
 /** A file of a loader set is not what was added, so nobody gets it. */
 export const LOADER_LEFT_OUT = 'loader-left-out';
 
+/** An edit or reload with faults: the generation before it stays. */
+export const RELOAD_REFUSED = 'reload-refused';
+
 export const EVENTS_KEPT = 10_000;
 
 interface EventRow {

@@ -1,15 +1,23 @@
 // What each node runs and ran, how often it failed in a row, and what was said of its next start: one row a node, by its name (docs/OPERATING.md says why), written within the transactions of its boots.
 import type { Next } from '../boot/node.ts';
-import type { StageName } from '../boot/timeline.ts';
+import type { Boot, StageName } from '../boot/timeline.ts';
 import type { Digest } from '../digest.ts';
 import { toHistory, type NodeHistory, type SystemRow } from './boot-rows.ts';
 import type { Database } from './db.ts';
 
-/** All but `of` and `failing` write, and so must be called within `Database.write`. */
+export interface RunningSystem extends Pick<NodeHistory, 'next'> {
+  readonly running: Digest;
+  /** Of its newest boot. */
+  readonly newest?: Boot['state'];
+}
+
+/** All but `of`, `failing` and `running` write, and so must be called within `Database.write`. */
 export interface NodeSystems {
   of(node: string): NodeHistory;
   /** Those that failed at least so often in a row, by name. */
   failing(atLeast: number): ReadonlyMap<string, NodeHistory>;
+  /** Of every node that runs something of ours, as far as is known: what, what was said of its next start, and the state of its newest boot. By name. */
+  running(): ReadonlyMap<string, RunningSystem>;
   /** It starts anew: it runs nothing. */
   restarted(node: string): void;
   ready(node: string, bootSet: Digest | null): void;
@@ -28,6 +36,11 @@ const NO_FAILURES = 'failed_in_row = 0, last_failed_at = NULL, failed_boot_set =
 export function createNodeSystems(db: Database): NodeSystems {
   const one = db.prepare<[string], SystemRow>(`SELECT ${COLUMNS} FROM node_systems WHERE node = ?`);
   const failing = db.prepare<[number], SystemRow & { readonly node: string }>(`SELECT node, ${COLUMNS} FROM node_systems WHERE failed_in_row >= ?`);
+  const running = db
+    .prepare<[], [node: string, running: Digest, next: Next | null, newest: Boot['state'] | null]>(
+      'SELECT node, running, next, (SELECT state FROM boots WHERE boots.node = node_systems.node ORDER BY started_at DESC, id DESC LIMIT 1) FROM node_systems WHERE running IS NOT NULL',
+    )
+    .raw();
   const restart = db.prepare<[string]>('INSERT INTO node_systems (node) VALUES (?) ON CONFLICT (node) DO UPDATE SET running = NULL');
   const fail = db.prepare<{ node: string; at: number; bootSet: Digest | null; stage: string | null; why: string | null }>(
     `INSERT INTO node_systems (node, failed_in_row, last_failed_at, failed_boot_set, failed_stage, failed_why) VALUES (@node, 1, @at, @bootSet, @stage, @why)
@@ -49,6 +62,7 @@ export function createNodeSystems(db: Database): NodeSystems {
   return {
     of: (node) => toHistory(one.get(node)),
     failing: (atLeast) => new Map(failing.all(atLeast).map((row) => [row.node, toHistory(row)])),
+    running: () => new Map(running.all().map(([node, set, next, newest]) => [node, { running: set, ...(next === null ? undefined : { next }), ...(newest === null ? undefined : { newest }) }])),
     restarted: (node) => void restart.run(node),
     ready: (node, bootSet) => void ready.run({ node, bootSet }),
     failed: (node, { at, bootSet, stage, why }) => void fail.run({ node, at, bootSet, stage: stage ?? null, why: why ?? null }),

@@ -3,6 +3,7 @@ import type { Mac } from '../addr.ts';
 import type { Generation } from '../boot/profile.ts';
 import type { Arch } from '../boot/request.ts';
 import { canonicalJson, type Digest } from '../digest.ts';
+import { diffGenerations, type GenerationChanges } from '../generation-diff.ts';
 import type { Database } from './db.ts';
 
 export interface Assignment {
@@ -16,6 +17,19 @@ export interface Assignment {
   readonly at: number;
   readonly generation: Digest;
 }
+
+/** A generation as it became current. */
+export interface PastGeneration {
+  readonly id: Digest;
+  readonly who: string;
+  /** Milliseconds since 1970. */
+  readonly at: number;
+  /** Against the one before it; absent when an older rackseed wrote it. */
+  readonly changes?: GenerationChanges;
+}
+
+/** Generations that are kept by what they changed. */
+export const GENERATIONS_KEPT = 10_000;
 
 export interface Seen {
   readonly uuid?: string;
@@ -43,6 +57,8 @@ export interface NodeStore {
   seen(node: string): Promise<(Seen & { readonly firstAt: number }) | undefined>;
   /** The generation that was assigned last, and since when: assigning the same one again does not move `at`. */
   generation(): Promise<{ readonly id: Digest; readonly at: number } | undefined>;
+  /** Newest first; all that are kept without a limit. */
+  generations(limit?: number): Promise<readonly PastGeneration[]>;
   /** Its content and source: what a daemon goes on with when it starts and finds the YAML broken or unchanged. */
   lastGeneration(): Promise<{ readonly generation: Generation; readonly source?: Digest } | undefined>;
 }
@@ -72,7 +88,9 @@ export function createNodeStore(db: Database): NodeStore {
   const lastContent = db.prepare<[], { content: string | null; source: Digest | null }>('SELECT content, source FROM generations ORDER BY seq DESC LIMIT 1');
   const moveSource = db.prepare<[string | null]>('UPDATE generations SET source = ? WHERE seq = (SELECT MAX(seq) FROM generations)');
   const dropContents = db.prepare<[]>('UPDATE generations SET content = NULL WHERE content IS NOT NULL');
-  const putGeneration = db.prepare<[string, string, number, string, string | null]>('INSERT INTO generations (id, who, at, content, source) VALUES (?, ?, ?, ?, ?)');
+  const putGeneration = db.prepare<[string, string, number, string, string | null, string]>('INSERT INTO generations (id, who, at, content, source, changes) VALUES (?, ?, ?, ?, ?, ?)');
+  const dropOld = db.prepare<[number]>('DELETE FROM generations WHERE seq <= ?');
+  const newest = db.prepare<[number], { id: Digest; who: string; at: number; changes: string | null }>('SELECT id, who, at, changes FROM generations ORDER BY seq DESC LIMIT ?');
   const sight = db.prepare<{ node: string; at: number } & Record<(typeof SIGHTED)[number], string | null>>(
     `INSERT INTO node_sightings (node, ${SIGHTED.join(', ')}, first_at, last_at) VALUES (@node, ${SIGHTED.map((column) => `@${column}`).join(', ')}, @at, @at)
      ON CONFLICT (node) DO UPDATE SET ${SIGHTED.map((column) => `${column} = COALESCE(excluded.${column}, ${column})`).join(', ')}, last_at = MAX(last_at, excluded.last_at)`,
@@ -89,8 +107,11 @@ export function createNodeStore(db: Database): NodeStore {
         }
         for (const row of rows) putAssignment.run(row);
         if (lastGeneration.get()?.id !== generation.id) {
+          const content = lastContent.get()?.content;
           dropContents.run();
-          putGeneration.run(generation.id, who, at, canonicalJson(generation), source ?? null);
+          const changed = diffGenerations(content ? (JSON.parse(content) as Generation) : undefined, generation);
+          const { lastInsertRowid } = putGeneration.run(generation.id, who, at, canonicalJson(generation), source ?? null, JSON.stringify(changed));
+          dropOld.run(Number(lastInsertRowid) - GENERATIONS_KEPT);
         } else moveSource.run(source ?? null);
         return rows;
       }),
@@ -105,6 +126,8 @@ export function createNodeStore(db: Database): NodeStore {
       return { at: row.last_at, firstAt: row.first_at, ...(said as Omit<Seen, 'at'>) };
     },
     generation: async () => db.read(() => lastGeneration.get()),
+    generations: async (limit = GENERATIONS_KEPT) =>
+      db.read(() => newest.all(limit)).map(({ changes, ...row }) => ({ ...row, ...(changes === null ? {} : { changes: JSON.parse(changes) as GenerationChanges }) })),
     lastGeneration: async () => {
       const row = db.read(() => lastContent.get());
       return row?.content ? { generation: JSON.parse(row.content) as Generation, ...(row.source ? { source: row.source } : {}) } : undefined;

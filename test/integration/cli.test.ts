@@ -1,6 +1,6 @@
 // The command line against a running daemon: what it prints for people and programs, and its exit codes.
 import { spawnSync } from 'node:child_process';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -41,9 +41,9 @@ describe('nodes and boots', () => {
     const { code, out } = await cli(['node', 'list']);
     expect(code).toBe(0);
     const [head, n1, n2] = out.split('\n');
-    expect(head).toMatch(/^NAME +PROFILE +IP +BOOT +STAGE +AGE +NEXT +WHY$/);
-    expect(n1).toMatch(/^n1 +k0s-single +127\.0\.0\.11 +open +lease +\d+s +netboot +-$/);
-    expect(n2).toMatch(/^n2 +k0s-single +127\.0\.0\.12 +- +- +- +netboot +-$/);
+    expect(head).toMatch(/^NAME +PROFILE +IP +BOOT +STAGE +AGE +DRIFT +NEXT +WHY$/);
+    expect(n1).toMatch(/^n1 +k0s-single +127\.0\.0\.11 +open +lease +\d+s +unknown +netboot +-$/);
+    expect(n2).toMatch(/^n2 +k0s-single +127\.0\.0\.12 +- +- +- +unknown +netboot +-$/);
   });
 
   it('node show takes a name or any spelling of a MAC, and -o json and yaml say the same', async () => {
@@ -85,6 +85,39 @@ describe('reload', () => {
     writeFileSync(file, PROFILE);
     expect((await cli(['reload'])).code).toBe(0);
     expect((await cli(['check'])).code).toBe(0);
+  });
+});
+
+describe('history, check and schema', () => {
+  it('history tells what the reloads above changed and which were refused; with a node its assignments and boots', async () => {
+    const lines = (await cli(['history'])).out.trimEnd().split('\n');
+    expect(lines[0]).toMatch(/^WHEN +GENERATION +BY +OUTCOME +WHAT$/);
+    const [back, ...older] = lines.slice(1);
+    expect(back).toMatch(/ swapped +profile k0s-single: vars\.a b \(gone\)$/);
+    expect(older[0]).toMatch(/ (edit|api) +refused: 1 fault +\S*k0s-single\.yaml:1:1: unknown key imgae \(did you mean image\?\)$/);
+    expect(older.at(-2)).toMatch(/ swapped +profile k0s-single: vars\.a b \(new\)$/);
+    expect(older.at(-1)).toMatch(/sha256:[0-9a-f]{12} +start +swapped +profile k0s-single added; nodes n1, n2 added$/);
+    const of = (await cli(['history', '52:54:00:00:00:01'])).out.split('\n').map((line) => line.replace(/^\S+ +/, ''));
+    expect(of.map((line) => line.split(/ {2,}/)[0])).toEqual(['WHAT', 'profile changed', 'profile changed', 'boot open', 'assigned', '']);
+    expect(JSON.parse((await cli(['history', 'n2', '-o', 'json', '--limit', '1'])).out)).toMatchObject({ node: 'n2', entries: [{ kind: 'assigned', from: 'k0s-single', changes: [{ what: 'vars.a', from: 'b', needs: 'steps' }] }] });
+    expect((await cli(['history', 'n3'])).code).toBe(66);
+  });
+
+  it('check prints a document for programs, and stderr keeps to one line', async () => {
+    const good = await cli(['check', '--format', 'json']);
+    expect([good.code, good.err]).toEqual([0, '']);
+    expect(JSON.parse(good.out)).toMatchObject({ ok: true, checked: { settings: 'rackseed.yaml', nodes: 2 } });
+    const bad = join(world.dir, 'bad');
+    mkdirSync(bad);
+    writeFileSync(join(bad, 'a.yaml'), 'boot: local\nfoo: 1\n');
+    const sarif = await cli(['check', '--profiles', 'bad', '--format', 'sarif']);
+    expect([sarif.code, sarif.err]).toEqual([65, 'rackseed: boot-profiles have faults: 1 fault [PROFILES_INVALID]\n']);
+    expect(JSON.parse(sarif.out)).toMatchObject({ runs: [{ results: [{ ruleId: 'PROFILES_INVALID', locations: [{ physicalLocation: { artifactLocation: { uri: 'bad/a.yaml' }, region: { startLine: 2, startColumn: 1 } } }] }] }] });
+    expect((await cli(['check', '--format', 'xml'])).code).toBe(64);
+  });
+
+  it('schema prints one of the schemas', async () => {
+    expect(JSON.parse((await cli(['schema', 'image'])).out)).toMatchObject({ title: 'image.yaml' });
   });
 });
 

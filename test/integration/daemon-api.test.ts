@@ -25,7 +25,7 @@ const status = async (url: string, method = 'GET'): Promise<number | string> =>
   );
 
 describe('the API', () => {
-  it.each(['/livez', '/readyz', '/api/nodes', '/api/nodes/n1', '/api/boots', '/api/generation', '/api/artifacts'])('%s answers on the socket and on loopback alike', async (path) => {
+  it.each(['/livez', '/readyz', '/api/nodes', '/api/nodes/n1', '/api/boots', '/api/history', '/api/history?node=n1', '/api/generation', '/api/artifacts'])('%s answers on the socket and on loopback alike', async (path) => {
     const onSocket = await world.apiStatus(path);
     expect(onSocket.status).toBe(200);
     expect(await (await fetch(`http://127.0.0.1:${API_PORT}${path}`)).json()).toEqual(onSocket.body);

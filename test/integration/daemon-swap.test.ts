@@ -2,6 +2,7 @@
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import type { Drift } from '../../src/boot-drift.ts';
 import type { BootSet } from '../../src/boot/profile.ts';
 import { digestOfValue } from '../../src/digest.ts';
 import { createMachine, createRelay, type Machine, type Relay } from './machine.ts';
@@ -91,6 +92,10 @@ describe('a generation that is swapped', () => {
     const node = await world.api<{ running: string; lastGood: string; assigned: string }>('/api/nodes/n1');
     expect([node.running, node.lastGood]).toEqual([shown.bootSet, shown.bootSet]);
     expect(node.assigned === shown.bootSet).toBe(read === edition);
+    // Image, command line and variables are others: both are pending, until the next boot.
+    const { drift } = await world.api<{ drift: Drift }>('/api/nodes/n1');
+    expect([drift.state, drift.rebootPending, drift.stepsPending]).toEqual(read === edition ? ['none', false, false] : ['drift', true, true]);
+    expect(drift.changes.map(({ what, needs }) => `${what} ${needs}`)).toEqual(read === edition ? [] : ['image reboot', 'cmdline reboot', 'vars.edition steps']);
   });
 
   it('the newest one is what the next boot reads', async () => {

@@ -66,6 +66,8 @@ export interface WorldOptions {
   readonly loadersDir?: string;
   /** More of the `http:` section, as the inside of a YAML map. */
   readonly http?: string;
+  /** The setting `reload`; default the daemon's own. */
+  readonly reload?: string;
   /** Runs when image and artifact are there and the daemon is not. */
   readonly before?: (stateDir: string, image: ImageRef) => void | Promise<void>;
 }
@@ -87,7 +89,7 @@ tftp: ${options.tftp ?? '{}'}
 ${options.loadersDir === undefined ? '' : `loaders: { dir: ${options.loadersDir} }\n`}http: { port: ${HTTP_PORT}${options.http ? `, ${options.http}` : ''} }
 api: { port: ${options.apiPort ?? 0} }
 user: null
-repos: ${JSON.stringify(options.repos ?? {})}
+${options.reload === undefined ? '' : `reload: ${options.reload}\n`}repos: ${JSON.stringify(options.repos ?? {})}
 `,
   );
   const blobs = createBlobStore(stateDir);

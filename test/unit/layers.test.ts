@@ -9,12 +9,12 @@ const SRC = new URL('../../src/', import.meta.url).pathname;
 const LAYERS: readonly [layer: string, files: RegExp][] = [
   ['values', /^(addr|digest|errors)\.ts$/],
   ['codecs', /^(dhcp\/(packet|options|framing|fields|names|overload|option-(numbers|table|values))|tftp\/packet)\.ts$/],
-  ['rules', /^(budget|boot\/.*|dhcp\/lease-formats\/.*|dhcp\/(book|client|counters|inbox|lease|links|reply|rivals|subnet|transport)|http\/room|tftp\/(pieces|room|rto|terms|transfer|transfer-state)|postboot\/facts)\.ts$/],
-  ['state', /^(booter|boot-ends|boot-quirks|discovered|loaders|loader-(files|sets)|log|metrics|shipped|privileges|net\/.*|threads\/.*|config\/.*|store\/.*|postboot\/.*|images\/(manifest|spec(-[a-z]+)?))\.ts$/],
+  ['rules', /^(budget|boot-diff|boot-drift|generation-diff|plan|render|boot\/.*|dhcp\/lease-formats\/.*|dhcp\/(book|client|counters|inbox|lease|links|reply|rivals|subnet|transport)|http\/room|tftp\/(pieces|room|rto|terms|transfer|transfer-state)|postboot\/facts)\.ts$/],
+  ['state', /^(booter|boot-ends|boot-quirks|discovered|drift|history|loaders|loader-(files|sets)|log|metrics|shipped|privileges|net\/.*|threads\/.*|config\/.*|store\/.*|postboot\/.*|images\/(manifest|spec(-[a-z]+)?))\.ts$/],
   ['servers', /^(dhcp|tftp|http)\/.*\.ts$/],
   ['parts', /^(daemon|daemon\/.*|lab\/.*|images\/.*|probe\/.*)\.ts$/],
   ['commands', /^commands\/.*\.ts$/],
-  ['root', /^cli\.ts$/],
+  ['root', /^cli(-image)?\.ts$/],
 ];
 
 const BANS: readonly [from: RegExp, to: RegExp, reason: string][] = [
@@ -22,7 +22,7 @@ const BANS: readonly [from: RegExp, to: RegExp, reason: string][] = [
   [/^tftp\//, /^(dhcp|http)\//, 'servers never import one another: each renders the same decision by itself'],
   [/^http\//, /^(dhcp|tftp)\//, 'servers never import one another: each renders the same decision by itself'],
   [/^(?!store\/)/, /^better-sqlite3$/, 'only store/* knows SQL, so that a second engine fits'],
-  [/^(budget\.ts|boot\/|dhcp\/lease-formats\/|dhcp\/(book|client|counters|inbox|lease|links|reply|rivals|subnet|transport|packet|options|framing|fields|names|overload|option-(numbers|table|values))\.ts|http\/room\.ts|tftp\/(pieces|room|rto|terms|transfer|transfer-state|packet)\.ts|postboot\/facts)/, /^(node:(fs|net|dgram|child_process|http|timers|os)|fastify|pino|simple-git)/, 'rules and codecs are pure: no I/O'],
+  [/^(budget\.ts|boot-diff|boot-drift|generation-diff|plan\.ts|render\.ts|boot\/|dhcp\/lease-formats\/|dhcp\/(book|client|counters|inbox|lease|links|reply|rivals|subnet|transport|packet|options|framing|fields|names|overload|option-(numbers|table|values))\.ts|http\/room\.ts|tftp\/(pieces|room|rto|terms|transfer|transfer-state|packet)\.ts|postboot\/facts)/, /^(node:(fs|net|dgram|child_process|http|timers|os)|fastify|pino|simple-git)/, 'rules and codecs are pure: no I/O'],
 ];
 
 const files = readdirSync(SRC, { recursive: true, encoding: 'utf8' }).filter((file) => file.endsWith('.ts'));

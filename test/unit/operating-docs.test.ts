@@ -122,6 +122,7 @@ describe('metrics', () => {
       blobs: () => ({ rotten: 1, scrubbedBytes: 1 }),
       images: () => ({ streams: 1, waiting: 1 }),
       heldNodes: async () => 1,
+      drift: async () => ({ rebootPending: 1, stepsPending: 1, unknown: 1 }),
     }).render();
   };
   /** The values of each label, by metric. */

@@ -404,6 +404,7 @@ export function bootStoreSuite(open: OpenStores): void {
       await boots().start(newBoot('2'));
       expect(await boots().history('n1')).toMatchObject({ failedInRow: 1, heldAt: NOW });
       expect([...(await boots().failing(1)).keys(), ...(await boots().failing(2)).keys()]).toEqual(['n1']);
+      expect(await boots().running()).toEqual(new Map());
       await boots().release('n1');
       expect(await boots().history('n1')).toEqual({ failedInRow: 0 });
       await fail('3', 'quiet');
@@ -562,6 +563,15 @@ export function nodeStoreSuite(open: OpenStores): void {
       replace(await stores().reopen());
       expect(await stores().nodes.generation()).toEqual({ id: a.id, at: NOW + 2 });
       expect(await stores().nodes.lastGeneration()).toEqual({ generation: a });
+    });
+
+    it('knows each generation with what it changed, newest first', async () => {
+      const [a, b] = [generationOf('a', { n1: ['p', [A]] }), generationOf('b', {})];
+      for (const [index, generation] of [a, a, b, a].entries()) await assign(generation, 'yaml', NOW + index);
+      replace(await stores().reopen());
+      const past = await stores().nodes.generations();
+      expect(past.map(({ id, at, changes }) => [id, at - NOW, changes?.added, changes?.removed])).toEqual([[a.id, 3, ['n1'], []], [b.id, 2, [], ['n1']], [a.id, 0, ['n1'], []]]);
+      expect(await stores().nodes.generations(1)).toEqual(past.slice(0, 1));
     });
 
     it('remembers what a machine said of itself, each word until another one comes', async () => {

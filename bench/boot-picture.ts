@@ -14,7 +14,7 @@ export function drawBoot(outcome: Outcome, targets: readonly Target[]): string {
     names: outcome.names,
     rows: [
       [panel('From power-on', /^(kernel|mounted|multi-user|login|ready)$/, ({ id }) => LABELS[id]!)],
-      [panel("Kernel's start to the image's init", /^kernel-mounted$/, () => ''), panel('Memory beyond the squashfs', /^memory$/, () => ''), panel('Initrd', /^initrd$/, () => '')],
+      [panel('Kernel to init', /^kernel-mounted$/, () => ''), panel('Memory over squashfs', /^memory$/, () => ''), panel('Initrd', /^initrd$/, () => '')],
     ],
     footer: [`${machine.cpus} × ${machine.cpu}, Linux ${machine.kernel}, Node ${machine.node}; QEMU ${machine.qemu} (${machine.accel}), one processor.`, 'The same kernel, squashfs, link and router advertisement for all.'],
   });

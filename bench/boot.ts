@@ -40,6 +40,8 @@ async function builtLab(cli: string): Promise<BuiltLab> {
 }
 
 const MEMORY_MIB = 2048;
+/** The machine's memory, of which there is on the host what it has touched. */
+const ram = join('/dev/shm', `rackseed-bench-${process.pid}`);
 const BOOT_WITHIN_MS = 300_000;
 /** systemd names its version before anything else: that of an initrd, where it has one, and then the image's. */
 const GREETING = /systemd\[1\]: systemd \d/g;
@@ -59,7 +61,7 @@ export async function benchBoot({ root, cli, quick, only, say }: BenchOptions): 
   const cache = join(root, 'node_modules/.cache/rackseed-bench-boot');
   const dir = join(tmpdir(), `rackseed-bench-boot-${process.pid}`);
   mkdirSync(dir, { recursive: true });
-  process.on('exit', () => rmSync(dir, { recursive: true, force: true }));
+  process.on('exit', () => [dir, ram].forEach((path) => rmSync(path, { recursive: true, force: true })));
   const accel = await probeAccel();
   say('bench: the image, unless it is there');
   const lab = await builtLab(cli);
@@ -159,12 +161,9 @@ function script(variant: string): string {
 
 /** Seconds from power-on to each mark, of one boot; Error with the console's last lines when one is not reached. */
 async function timed(link: Link, dir: string, manifest: ImageManifest, accel: Accel, { bytes, greetings }: { readonly bytes: number; readonly greetings: number }): Promise<ReadonlyMap<string, number>> {
-  const ram = join('/dev/shm', `rackseed-bench-${process.pid}`);
-  // Only what the guest touches of it is there, so its size on disk is the most that was ever in use.
   const more = ['-object', `memory-backend-file,id=ram,size=${MEMORY_MIB}M,mem-path=${ram},share=on`, '-machine', 'memory-backend=ram'];
   const spec: VmSpec = { name: 'n1', mac: labMac(1), tap: link.taps[0]!, memoryMiB: MEMORY_MIB, cpus: 1, firmware: 'bios', accel, more };
   const vm = startVm(link.ns, spec, dir);
-  process.on('exit', () => rmSync(ram, { force: true }));
   const seen = new Map<string, number>();
   const measured = new Map<string, number>([['initrd', bytes / 1e6]]);
   try {

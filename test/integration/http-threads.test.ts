@@ -113,8 +113,11 @@ describe.each([
     const site = await openHere();
     const path = await site.publish(BIG);
     const clients = await Promise.all(Array.from({ length: 20 }, () => dial(PORT)));
-    for (const { socket } of clients) socket.write(`GET ${path} HTTP/1.1\r\nhost: x\r\n\r\n`);
-    for (const { socket } of clients) await once(socket, 'data').then(() => socket.pause());
+    // All at once: while one is waited for, another could get the whole of its download.
+    await Promise.all(clients.map(({ socket }) => {
+      socket.write(`GET ${path} HTTP/1.1\r\nhost: x\r\n\r\n`);
+      return once(socket, 'data').then(() => socket.pause());
+    }));
     await site.stop();
     sites.length = 0;
     for (const { socket } of clients) socket.resume();

@@ -32,7 +32,7 @@ describe('image build debian-k0s', () => {
   test('leaves a manifest with kernel, initrd and squashfs whose files are what it says', async () => {
     const { manifest } = built;
     // The lab's firmware tests, whose state this is, make its UKI.
-    expect(Object.keys(manifest).filter((key) => key !== 'uki').sort()).toEqual(['arch', 'builder', 'builtAt', 'digest', 'initrds', 'input', 'kernel', 'lock', 'name', 'packages', 'sbom', 'serial', 'squashfs', 'verity']);
+    expect(Object.keys(manifest).filter((key) => key !== 'uki').sort()).toEqual(['arch', 'builder', 'builtAt', 'cmdline', 'digest', 'initrds', 'input', 'kernel', 'lock', 'name', 'packages', 'sbom', 'serial', 'squashfs', 'verity']);
     expect(await verifyImage(manifest, createBlobStore(stateDir))).toEqual([]);
     expect(manifest.squashfs.chunks).toHaveLength(Math.ceil(manifest.squashfs.size / manifest.squashfs.chunkSize));
     for (const name of ['git', 'curl', 'systemd', 'busybox-static']) expect(manifest.packages.some((line) => line.startsWith(`${name} `)), name).toBe(true);

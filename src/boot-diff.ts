@@ -65,7 +65,8 @@ function texts(what: string, a: Readonly<Record<string, string>> = {}, b: Readon
   return namesOf(a, b).flatMap((name) => change(`${what}.${name}`, a[name], b[name], 'reboot', () => [size(a[name]), size(b[name])]));
 }
 
-function namesOf(a: object, b: object): string[] {
+/** The names in either, sorted. */
+export function namesOf(a: object = {}, b: object = {}): string[] {
   return [...new Set([...Object.keys(a), ...Object.keys(b)])].sort();
 }
 
@@ -86,6 +87,11 @@ const shown = (value: unknown): string | undefined => {
   const digest = (value as { digest?: unknown } | null)?.digest;
   return typeof digest === 'string' ? digest : 'another';
 };
+
+/** Never what every object inherits: names are the operators'. */
+export function own<T>(record: Readonly<Record<string, T>> | undefined, name: string): T | undefined {
+  return record && Object.hasOwn(record, name) ? record[name] : undefined;
+}
 
 /** One change as people read it, with short digests and commits: `image debian-k0s@sha256:0123456789ab -> debian-k0s@sha256:ba9876543210`. */
 export function changeWords({ what, from, to }: Omit<BootChange, 'needs'> & { readonly needs?: string }): string {

@@ -1,5 +1,5 @@
 // What one generation changes against the one before it: profiles and nodes by name. Pure.
-import { diffBootSets, type BootChange } from './boot-diff.ts';
+import { diffBootSets, namesOf, own, type BootChange } from './boot-diff.ts';
 import type { Node } from './boot/node.ts';
 import type { Generation } from './boot/profile.ts';
 
@@ -62,12 +62,4 @@ function same(a: unknown, b: unknown): boolean {
   const [was, is] = [a as Record<string, unknown>, b as Record<string, unknown>];
   const keys = Object.keys(was);
   return keys.length === Object.keys(is).length && keys.every((key) => Object.hasOwn(is, key) && same(was[key], is[key]));
-}
-
-function own<T>(record: Readonly<Record<string, T>> | undefined, name: string): T | undefined {
-  return record && Object.hasOwn(record, name) ? record[name] : undefined;
-}
-
-function namesOf(a: object = {}, b: object): string[] {
-  return [...new Set([...Object.keys(a), ...Object.keys(b)])].sort();
 }

@@ -1,5 +1,5 @@
 // What an edit would do: two generations side by side, node by node, with what each node runs now. Pure.
-import { diffBootSets, type BootChange, type Needs } from './boot-diff.ts';
+import { diffBootSets, namesOf, own, type BootChange, type Needs } from './boot-diff.ts';
 import type { Node } from './boot/node.ts';
 import type { BootSet, Generation } from './boot/profile.ts';
 import { canonicalJson, type Digest } from './digest.ts';
@@ -185,12 +185,4 @@ function updatesOf(profile: string, a: BootSet | undefined, b: BootSet | undefin
 function bootSetOf({ profiles, bootSets }: Generation, profile: string): BootSet | undefined {
   const digest = own(profiles, profile)?.bootSet;
   return digest === undefined ? undefined : own(bootSets, digest);
-}
-
-function own<T>(record: Readonly<Record<string, T>> | undefined, name: string): T | undefined {
-  return record && Object.hasOwn(record, name) ? record[name] : undefined;
-}
-
-function namesOf(a: object, b: object): string[] {
-  return [...new Set([...Object.keys(a), ...Object.keys(b)])].sort();
 }

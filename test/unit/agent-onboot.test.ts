@@ -58,6 +58,13 @@ test('that never ran, because an earlier one failed, it tells nothing', async ()
   expect([(await agent('onboot', 'raid')).code, reports]).toEqual([0, []]);
 });
 
+test('whose last words are not in the journal yet is asked for them again', async () => {
+  program('systemctl', 'echo exit-code');
+  program('journalctl', `case "$*" in *--unit=*) if [ -e "${join(dir, 'asked')}" ]; then echo "no disk"; else : >"${join(dir, 'asked')}"; fi ;; esac`);
+  await agent('onboot', 'raid');
+  expect(reports.map(({ query }) => query)).toEqual(['/boots/B1/report | failed | failed | onboot raid: no disk']);
+});
+
 test('without any output says that', async () => {
   program('systemctl', 'echo timeout');
   program('journalctl', ':');
